@@ -1,0 +1,71 @@
+"""A machine as numbers: compute units, memory levels, launch overheads, links. One TOML file each."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from paredown.figure import Figure
+
+
+class Level(BaseModel):
+    """One memory level, nearest to the compute units first; bytes, B/s and J/B."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    capacity_bytes: int
+    read_bytes_s: float
+    write_bytes_s: float | None = None
+    energy_j_per_byte: float | None = None
+
+
+class Link(BaseModel):
+    """A connection to another device; B/s and s."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    to: str
+    bytes_s: float
+    latency_s: float = 0.0
+
+
+class Device(BaseModel):
+    """What a cost model needs to know of a machine.
+
+    ``peak_macs_s`` maps a dtype (``float32``, ``bfloat16``, ``int8`` ...) to multiply-accumulates per
+    second over all allowed threads; ``elementwise_s`` to simple operations per second.
+    ``overhead_s`` maps a backend to the seconds one operator call costs beside its work. ``how`` says
+    whether the figures are measured here or nominal; ``sources`` where each came from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    threads: int
+    how: str
+    peak_macs_s: dict[str, float]
+    elementwise_s: float
+    levels: tuple[Level, ...]
+    overhead_s: dict[str, float]
+    energy_j_per_mac: dict[str, float] = {}
+    idle_w: float | None = None
+    links: tuple[Link, ...] = ()
+    sources: dict[str, str] = {}
+    isa: tuple[str, ...] = ()
+    efficiency: dict[str, float] = {}
+    """Share of the peak that a backend reaches on a kind of operator (``eager/conv``: 0.4), calibrated."""
+
+    @property
+    def memory(self) -> Level:
+        """The last memory level: what ``traffic`` is counted from."""
+        return self.levels[-1]
+
+    def peak(self, dtype: str) -> Figure:
+        """Peak rate for a dtype in MAC/s, unavailable where the device does not say."""
+        value = self.peak_macs_s.get(dtype)
+        if value is None:
+            return Figure(value=None, unit="MAC/s", how="unavailable",
+                          reason=f"{self.name} states no peak for {dtype}")
+        return Figure(value=value, unit="MAC/s",
+                      how="measured" if self.how == "measured" else "nominal")

@@ -1,0 +1,127 @@
+"""What a run does: one node per operator call, with its work, its bytes and the storages it creates.
+
+Plain data, no torch. `graph.capture` makes it, `graph.rules` prices each node's work, `cost` prices
+it on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["input", "parameter", "buffer", "constant", "intermediate"]
+Phase = Literal["forward", "backward", "optimizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Stands for a tensor inside a node's recorded arguments."""
+
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a run: ``shape``, ``dtype`` (``float32``, ``int8`` ...), and the storage under it.
+
+    ``name`` is the qualified name of a parameter or buffer, or the argument's name of an input.
+    ``nbytes`` is elements x element size (of the view, not of the storage).
+    """
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    storage: int
+    kind: Kind = "intermediate"
+    name: str | None = None
+
+
+@dataclass(slots=True)
+class Storage:
+    """One allocation: ``created`` and ``freed`` are node indices (-1: before the run, None: never)."""
+
+    id: int
+    nbytes: int
+    kind: Kind
+    created: int
+    freed: int | None = None
+
+
+@dataclass(slots=True)
+class Node:
+    """One operator call.
+
+    ``op`` is ``namespace::name`` with the overload left out (``aten::convolution``); ``module`` the
+    qualified path of the innermost module, ``line`` the user's ``file.py:12``. ``work`` counts logical
+    work by kind (``macs``, ``elementwise``, ``transcendental``, ``compare``); ``macs`` is None when no
+    rule knows the operator, and then ``priced`` is False. ``view`` marks views and metadata operators,
+    which stand outside every share.
+    """
+
+    index: int
+    op: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    module: str = ""
+    line: str | None = None
+    phase: Phase = "forward"
+    macs: int | None = None
+    work: dict[str, int] = field(default_factory=dict)
+    bytes_read: int = 0
+    bytes_written: int = 0
+    priced: bool = True
+    view: bool = False
+    why: str | None = None
+
+
+@dataclass
+class Graph:
+    """A captured run. ``modules`` maps qualified paths to class names; ``source`` is the fake workload
+    it was captured from (None once read back from a file), kept so that a technique can preview itself.
+    """
+
+    nodes: list[Node]
+    tensors: dict[int, Tensor]
+    storages: dict[int, Storage]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    modules: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    source: Any = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of every priced node."""
+        return sum(n.macs or 0 for n in self.nodes)
+
+    @property
+    def params(self) -> int:
+        """Elements of all parameters, tied ones once (what a checkpoint of the run would hold)."""
+        seen: dict[tuple[int, str], int] = {}
+        for t in self.tensors.values():
+            if t.kind == "parameter":
+                n = 1
+                for d in t.shape:
+                    n *= d
+                seen[(t.storage, t.name or "")] = n
+        by_storage: dict[int, int] = {}
+        for (storage, _), n in seen.items():
+            by_storage[storage] = max(by_storage.get(storage, 0), n)
+        return sum(by_storage.values())
+
+    @property
+    def unpriced(self) -> list[str]:
+        """Names of operators without a rule, each once."""
+        return sorted({n.op for n in self.nodes if not n.priced and not n.view})
+
+    def work_nodes(self) -> Iterator[Node]:
+        """Nodes that do or move something: views and metadata operators left out."""
+        return (n for n in self.nodes if not n.view)
+
+    def producers(self) -> dict[int, Node]:
+        """Tensor id -> the node that makes it."""
+        return {t: n for n in self.nodes for t in n.outputs}

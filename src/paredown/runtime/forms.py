@@ -1,0 +1,45 @@
+"""The one form between techniques and backends: a closed list of modules and hooks a change may put in.
+
+A form is a plain `nn.Module` with ``config()`` (JSON-able) and ``from_config``; its tensors travel in
+safetensors. Artefacts name forms by class name only, so replaying one never runs foreign code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from paredown.errors import ArtefactError
+
+FORMS: dict[str, type[nn.Module]] = {"Identity": nn.Identity}
+HOOKS: dict[str, Callable[[nn.Module, dict[str, Any]], None]] = {}
+
+
+def form(cls: type[nn.Module]) -> type[nn.Module]:
+    """Register a module class that a change may swap in (class decorator)."""
+    FORMS[cls.__name__] = cls
+    return cls
+
+
+def hook(install: Callable[[nn.Module, dict[str, Any]], None]) -> Callable[..., None]:
+    """Register a hook installer ``(module, config) -> None`` that a change may attach."""
+    HOOKS[install.__name__] = install
+    return install
+
+
+def build(name: str, config: dict[str, Any]) -> nn.Module:
+    """A form from its name and configuration; weights are uninitialised until they are loaded."""
+    if name not in FORMS:
+        raise ArtefactError(f"unknown form {name!r}: this artefact needs a newer paredown")
+    cls = FORMS[name]
+    make = getattr(cls, "from_config", None)
+    return make(config) if make is not None else cls(**config)
+
+
+def attach(name: str, module: nn.Module, config: dict[str, Any]) -> None:
+    """Put a hook of the closed list on a module."""
+    if name not in HOOKS:
+        raise ArtefactError(f"unknown hook {name!r}: this artefact needs a newer paredown")
+    HOOKS[name](module, config)

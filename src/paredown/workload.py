@@ -1,0 +1,117 @@
+"""A model with what is needed to run and judge it. The caller's model is never changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Run = Literal["forward", "generate", "stream", "sample", "train_step"]
+Scores = float | Sequence[float] | torch.Tensor
+Evaluate = Callable[[nn.Module], Scores]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What recovery may train on: ``batches()`` yields ``(inputs, target)`` anew for each epoch.
+
+    ``inputs`` is a tuple of tensors for the model; ``target`` goes to ``loss(output, target)``, which
+    returns a scalar tensor. Without ``loss`` only distillation from the original is used.
+    """
+
+    batches: Callable[[], Iterable[tuple[tuple[Any, ...], Any]]]
+    loss: Callable[[Any, Any], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class TargetRef:
+    """Where a target came from, so that a child process or a later load can build it again.
+
+    ``ref`` is the text the user gave (``file.py:name``, ``hf:FOLDER`` ...); ``sha256`` is of the file
+    that defines it, None when there is none (``zoo:``).
+    """
+
+    ref: str
+    sha256: str | None = None
+    random_weights: bool = False
+
+
+@dataclass
+class Workload:
+    """A model, example inputs and, optionally, data and judges.
+
+    ``inputs`` are the positional example inputs (they fix batch, lengths and dtypes), ``kwargs`` the
+    keyword ones. ``calibration`` is a sequence of ``(args, kwargs)``-like items: a tensor, a tuple or a
+    dict each. ``evaluate(model)`` guides a search and ``verify(model)`` decides its verdict, on other
+    examples; both return a float or one score per example, higher is better, on a scale of
+    ``scale`` (1 or 100; None when unknown).
+    """
+
+    model: nn.Module
+    inputs: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    run: Run = "forward"
+    name: str = "model"
+    calibration: Sequence[Any] | None = None
+    evaluate: Evaluate | None = None
+    verify: Evaluate | None = None
+    training: TrainingData | None = None
+    scale: float | None = None
+    source: TargetRef | None = None
+    carry: tuple[str, ...] = ()
+    """Files beside the model that an artefact takes along (tokenizers, processors)."""
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Original module path -> the paths it lives at now; a path not listed still stands."""
+
+    def copy(self) -> Workload:
+        """A workload whose model may be rewritten freely: own modules, shared storages.
+
+        Parameters and buffers of the copy are new tensor objects over the same storages, tied ones
+        still tied. A rewrite replaces tensors, never writes into them (call :meth:`own` before
+        training in place).
+        """
+        return replace(self, model=share(self.model), aliases=dict(self.aliases))
+
+    def own(self) -> Workload:
+        """A copy that owns its storages, for training in place."""
+        return replace(self, model=copy.deepcopy(self.model), aliases=dict(self.aliases))
+
+    def now(self, path: str) -> tuple[str, ...]:
+        """The current module paths of an original module path."""
+        return self.aliases.get(path, (path,))
+
+    def calibration_inputs(self) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Calibration items as ``(args, kwargs)``; the example inputs when there is no calibration."""
+        if not self.calibration:
+            yield self.inputs, self.kwargs
+            return
+        for item in self.calibration:
+            yield as_call(item)
+
+    def call(self) -> Any:
+        """One run of the model on the example inputs, without autograd."""
+        with torch.inference_mode():
+            return self.model(*self.inputs, **self.kwargs)
+
+
+def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A data item as a call: a mapping is keywords, a tuple or list positions, else one position."""
+    if isinstance(item, Mapping):
+        return (), dict(item)
+    if isinstance(item, (tuple, list)):
+        return tuple(item), {}
+    return (item,), {}
+
+
+def share(model: nn.Module) -> nn.Module:
+    """A deep copy of the modules whose parameters and buffers share the original's storages."""
+    memo: dict[int, Any] = {}
+    for p in model.parameters():
+        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+    for b in model.buffers():
+        memo.setdefault(id(b), b.detach())
+    return copy.deepcopy(model, memo)
