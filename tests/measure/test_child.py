@@ -1,0 +1,130 @@
+"""What a job does to itself must stay there: crash, hang, memory, errors, and a dying parent."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from paredown.errors import CandidateFailed, InputError, RecipeError
+from paredown.measure.child import GIB, Jobs, Limits, group_bytes, tell
+
+
+def double(x):
+    tell({"halfway": x})
+    return 2 * x
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+def hang():
+    time.sleep(60)
+
+
+def eat():
+    held = []
+    while True:
+        held.append(bytearray(64 << 20))
+        time.sleep(0.01)
+
+
+def typed():
+    raise RecipeError("no setting 'x'")
+
+
+def user_bug():
+    return [1][3]
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return Jobs()
+
+
+def test_returns_and_tells(jobs):
+    heard = []
+    assert jobs.run(double, 21, on_message=heard.append) == 42
+    assert heard == [{"halfway": 21}]
+
+
+def test_segfault_costs_only_itself(jobs):
+    with pytest.raises(CandidateFailed, match="SIGSEGV"):
+        jobs.run(segfault)
+    assert jobs.run(double, 1) == 2
+
+
+def test_hang_is_killed_at_its_limit(jobs):
+    start = time.monotonic()
+    with pytest.raises(CandidateFailed, match="hung"):
+        jobs.run(hang, limits=Limits(1.0, GIB))
+    assert time.monotonic() - start < 10
+
+
+def test_memory_limit(jobs):
+    with pytest.raises(CandidateFailed, match="out of memory"):
+        jobs.run(eat, limits=Limits(60.0, GIB))
+
+
+def test_own_errors_come_back_typed(jobs):
+    with pytest.raises(RecipeError, match="no setting 'x'"):
+        jobs.run(typed)
+
+
+def test_user_errors_name_the_users_line(jobs):
+    with pytest.raises(CandidateFailed, match=r"IndexError.*test_child.py.*\[1\]\[3\]"):
+        jobs.run(user_bug)
+
+
+def test_what_cannot_be_sent_is_refused_with_the_fix(jobs):
+    with pytest.raises(InputError, match="put their definitions into a file"):
+        jobs.run(double, lambda x: x)
+
+
+def test_group_bytes_counts_this_process():
+    assert group_bytes(os.getpid()) > 10 << 20
+
+
+PARENT = """
+import sys, time
+from paredown.measure.child import Jobs
+sys.path.insert(0, {here!r})
+import sleeper
+if __name__ == "__main__":
+    Jobs().run(sleeper.note_and_sleep, {note!r})
+"""
+
+SLEEPER = """
+import os, time
+from pathlib import Path
+def note_and_sleep(note):
+    Path(note).write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+def test_children_die_with_a_killed_parent(tmp_path):
+    note = tmp_path / "pid"
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(here=str(tmp_path), note=str(note)))
+    parent = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not note.exists() or not note.read_text():
+        assert time.monotonic() < deadline, "the job never started"
+        time.sleep(0.05)
+    child = int(note.read_text())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        state = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "Z":
+            break
+        assert time.monotonic() < deadline, "the job outlived its parent"
+        time.sleep(0.05)
