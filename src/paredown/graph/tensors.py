@@ -1,0 +1,99 @@
+"""Finding tensors in arbitrary Python objects, and the fake copies of them that a capture runs on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+DEEPEST = 8
+"""How far `walk` looks into nested objects: caches, outputs and configs are shallower than this."""
+
+
+def walk(obj: Any, path: str = "", _depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor inside mappings, sequences, dataclasses and plain objects, with a dotted path.
+
+    Modules are not entered; an object met twice is entered twice.
+    """
+    if isinstance(obj, torch.Tensor):
+        yield path, obj
+        return
+    if _depth > DEEPEST or obj is None or isinstance(obj, (nn.Module, type, str, int, float)):
+        return
+    for name, child in _children(obj):
+        yield from walk(child, f"{path}.{name}" if path else str(name), _depth + 1)
+
+
+def _children(obj: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(obj, Mapping):
+        yield from obj.items()
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        yield from enumerate(obj)
+    elif dataclasses.is_dataclass(obj):
+        for f in dataclasses.fields(obj):
+            yield f.name, getattr(obj, f.name, None)
+    elif hasattr(obj, "__dict__") and type(obj).__module__ != "builtins" and not callable(obj):
+        yield from vars(obj).items()
+
+
+def held(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Every tensor that a model holds as ``(kind, qualified name, tensor)``.
+
+    Parameters and buffers first; then tensors kept as plain attributes, with kind ``constant``.
+    """
+    for name, p in model.named_parameters(remove_duplicate=False):
+        yield "parameter", name, p
+    for name, b in model.named_buffers(remove_duplicate=False):
+        yield "buffer", name, b
+    for path, module in model.named_modules():
+        plain = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
+        for name, t in walk(plain, path):
+            yield "constant", name, t
+
+
+class Faker:
+    """Makes fake CPU tensors of real, meta or fake ones; tensors that share a storage still do."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self.mode = mode
+        self._bases: dict[int, torch.Tensor] = {}
+        self._kept: list[torch.Tensor] = []
+
+    def __call__(self, t: torch.Tensor) -> torch.Tensor:
+        """The fake of ``t``; itself when it already is one of this mode."""
+        if isinstance(t, FakeTensor):
+            return t
+        if t.device.type != "meta":
+            return self.mode.from_tensor(t)
+        fake = self._of_meta(t)
+        if isinstance(t, nn.Parameter):
+            return nn.Parameter(fake, requires_grad=t.requires_grad)
+        return fake
+
+    def _of_meta(self, t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        self._kept.append(t)  # its address must not be reused while `_bases` is keyed by it
+        with self.mode, torch.no_grad():
+            if storage.nbytes() == t.numel() * t.element_size() and storage._cdata not in self._bases:
+                fake = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu")
+                self._bases[storage._cdata] = fake
+                return fake
+            base = self._bases.get(storage._cdata)
+            if base is None:
+                base = torch.empty(storage.nbytes() // t.element_size(), dtype=t.dtype, device="cpu")
+                self._bases[storage._cdata] = base
+            return base.as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+def replace_tensors(obj: Any, faker: Faker, tensors: list[torch.Tensor]) -> Any:
+    """A deep copy of ``obj`` in which each of ``tensors`` is its fake; ties stay ties."""
+    memo: dict[int, Any] = {}
+    for t in tensors:
+        if id(t) not in memo:
+            memo[id(t)] = faker(t)
+    return copy.deepcopy(obj, memo)
