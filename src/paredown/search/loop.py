@@ -1,0 +1,145 @@
+"""Predict, rank, measure the most promising, correct, repeat, until the effort is spent.
+
+Every fourth candidate comes from Optuna's sampler instead, so that a wrong prediction cannot hide a
+region for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from paredown.errors import CandidateFailed, ParedownError
+from paredown.search.goal import Goal
+from paredown.search.predict import Predictor
+from paredown.search.space import Candidate
+from paredown.search.store import State, Store
+
+KAPPA = 0.7
+SAMPLER_EVERY = 4
+SAMPLER_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one trial found: ``values`` by metric (SI), and a JSON-able ``body`` for the report."""
+
+    values: dict[str, float]
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+class Measure(Protocol):
+    """Runs one candidate for real; raises ``ParedownError`` when it fails."""
+
+    def __call__(self, id: int, candidate: Candidate) -> Measured: ...
+
+
+@dataclass
+class Outcome:
+    """One candidate that was tried."""
+
+    id: int
+    candidate: Candidate
+    state: State
+    values: dict[str, float]
+    body: dict[str, Any]
+    score: float
+
+
+@dataclass
+class Search:
+    """A search over ``candidates`` towards ``goal``; call :meth:`run`."""
+
+    candidates: list[Candidate]
+    goal: Goal
+    predictor: Predictor
+    store: Store
+    measure: Measure
+    first: list[Candidate] = field(default_factory=list)
+    """Measured before anything is predicted: the plain backends."""
+    on_trial: Callable[[Outcome], None] | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def recall(self) -> None:
+        """Take in the trials that an earlier run of this search finished."""
+        for kept in self.store.finished():
+            values = dict(kept.body.get("values", {}))
+            self._take(
+                Outcome(kept.id, kept.candidate, kept.state, values, kept.body, kept.score)
+            )
+
+    def run(self, *, more: Callable[[], bool], limit: int | None = None) -> None:
+        """Try candidates while ``more()`` and at most ``limit`` of them."""
+        todo = [c for c in self.first if c not in self._tried()]
+        count = 0
+        while (limit is None or count < limit) and (todo or more()):
+            if todo:
+                candidate = todo.pop(0)
+                id = self.store.begin(candidate)
+            else:
+                picked = self._next(len(self.outcomes))
+                if picked is None:
+                    return
+                id, candidate = picked
+            self._try(id, candidate)
+            count += 1
+
+    def best(self) -> Outcome | None:
+        """The finished candidate with the lowest score."""
+        done = [o for o in self.outcomes if o.state == "done"]
+        return min(done, key=lambda o: o.score, default=None)
+
+    def ranked(self) -> list[Outcome]:
+        """Finished candidates, best first."""
+        return sorted((o for o in self.outcomes if o.state == "done"), key=lambda o: o.score)
+
+    def _tried(self) -> set[Candidate]:
+        return {o.candidate for o in self.outcomes}
+
+    def _next(self, turn: int) -> tuple[int, Candidate] | None:
+        tried = self._tried()
+        left = [c for c in self.candidates if c not in tried]
+        if not left:
+            return None
+        if turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:
+            known = set(left)
+            for _ in range(SAMPLER_TRIES):
+                id, candidate = self.store.propose()
+                if candidate in known:
+                    return id, candidate
+                why = "tried before" if candidate in tried else "not a valid combination"
+                self.store.tell(id, "skipped", 0.0, {"reason": why, "proposal": True})
+        candidate = self._most_promising(left)
+        return self.store.begin(candidate), candidate
+
+    def _most_promising(self, left: list[Candidate]) -> Candidate:
+        estimates = {m: self.predictor.estimate(left, m) for m in self.goal.metrics}
+        scores = [
+            self.goal.optimistic({m: e[i] for m, e in estimates.items()}, KAPPA)
+            for i in range(len(left))
+        ]
+        return left[min(range(len(left)), key=scores.__getitem__)]
+
+    def _try(self, id: int, candidate: Candidate) -> None:
+        try:
+            found = self.measure(id, candidate)
+        except ParedownError as e:
+            state: State = "failed" if isinstance(e, CandidateFailed) else "skipped"
+            body = {"reason": str(e), "error": type(e).__name__}
+            self.store.tell(id, state, 0.0, body)
+            self._take(Outcome(id, candidate, state, {}, body, float("inf")))
+            return
+        score = self.goal.score(found.values)
+        body = {**found.body, "values": found.values}
+        self.store.tell(id, "done", score, body)
+        self._take(Outcome(id, candidate, "done", found.values, body, score))
+
+    def _take(self, outcome: Outcome) -> None:
+        if outcome.body.get("proposal"):
+            return
+        self.outcomes.append(outcome)
+        if outcome.state == "done":
+            self.predictor.learn(outcome.candidate, outcome.values)
+        if self.on_trial is not None:
+            self.on_trial(outcome)

@@ -1,0 +1,187 @@
+"""What a search may choose from: per technique off or one of its variants, a share of sites spared, a backend.
+
+A candidate is a point of that space and at the same time a recipe. Combinations whose techniques
+conflict, or that a backend cannot run at all, never enter.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from paredown.technique import Needs, Sites, Stage, Technique, Touches, matches
+from paredown.technique import Choice as Options
+
+if TYPE_CHECKING:
+    from paredown.recipe import Recipe
+
+OFF = "off"
+SPARED = "spared"
+BACKEND = "backend"
+NUMERIC = frozenset({Touches.WEIGHT_DTYPE, Touches.ACTIVATION_DTYPE})
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One choice: its name and the labels that may be chosen, ``off`` first where it may be off."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A technique as the search may use it: the variants by label, and where it can act."""
+
+    technique: type[Technique]
+    variants: dict[str, dict[str, Any]]
+    sites: Sites
+    always: bool = False
+    """Lossless and free: on wherever it has a site (folding), never a question."""
+
+    @property
+    def name(self) -> str:
+        """The technique's registered name."""
+        return self.technique.name
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point: axis name -> label."""
+
+    point: tuple[tuple[str, str], ...]
+
+    def __getitem__(self, axis: str) -> str:
+        return dict(self.point)[axis]
+
+    @property
+    def backend(self) -> str:
+        """The backend it is lowered to."""
+        return self["backend"]
+
+    def text(self) -> str:
+        """Short form for a progress line: what is on, and where it runs."""
+        on = [
+            f"{a} {label}" if label not in ("on", a) else a
+            for a, label in self.point
+            if label not in (OFF, "0") and a not in (BACKEND,)
+        ]
+        return f"{' + '.join(on) or 'as it is'} on {self.backend}"
+
+
+@dataclass
+class Space:
+    """All candidates, and how one becomes a recipe.
+
+    ``ranking`` lists numeric sites by sensitivity, the most sensitive first; the ``spared`` axis keeps
+    that share of them as they are.
+    """
+
+    choices: list[Choice]
+    backends: list[str]
+    spare: tuple[float, ...] = (0.0,)
+    ranking: dict[str, list[str]] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+
+    def axes(self) -> list[Axis]:
+        """Every axis with its options."""
+        axes = [
+            Axis(c.name, ("on",) if c.always else (OFF, *c.variants)) for c in self.choices
+        ]
+        if any(is_numeric(c.technique) for c in self.choices):
+            axes.append(Axis(SPARED, tuple(f"{s:g}" for s in self.spare)))
+        return [*axes, Axis(BACKEND, tuple(self.backends))]
+
+    def candidates(self) -> list[Candidate]:
+        """Every valid candidate, in a fixed order, the plain backends first."""
+        axes = self.axes()
+        every = (
+            Candidate(tuple(zip([a.name for a in axes], labels, strict=True)))
+            for labels in itertools.product(*[a.options for a in axes])
+        )
+        found = [c for c in every if self.valid(c)]
+        return sorted(found, key=lambda c: len(self.on(c)))
+
+    def on(self, candidate: Candidate) -> list[Choice]:
+        """The techniques a candidate uses, in the order they are applied."""
+        chosen = dict(candidate.point)
+        used = [c for c in self.choices if chosen[c.name] != OFF]
+        return sorted(used, key=lambda c: c.technique.stage)
+
+    def valid(self, candidate: Candidate) -> bool:
+        """No two techniques that change the same numbers, recovery only where something was cut,
+        sites spared only where a numeric technique is on."""
+        on = self.on(candidate)
+        numeric = [c for c in on if is_numeric(c.technique)]
+        if len(numeric) > 1:
+            return False
+        chosen = dict(candidate.point)
+        if not numeric and chosen.get(SPARED, "0") != "0":
+            return False
+        cuts = any(Touches.WEIGHT_SHAPE in c.technique.touches and not c.always for c in on)
+        recovers = [c for c in on if Needs.TRAINING in c.technique.needs]
+        return cuts or not recovers
+
+    def recipe(self, candidate: Candidate, *, target: Any, threads: int, seed: int) -> Recipe:
+        """The recipe a candidate stands for."""
+        from paredown.recipe import Lower, Recipe, Step
+
+        chosen = dict(candidate.point)
+        steps: list[Step] = []
+        for c in self.on(candidate):
+            label = chosen[c.name]
+            except_ = list(self.keep)
+            if is_numeric(c.technique):
+                except_ += self.spared(c.name, float(chosen.get(SPARED, "0")))
+            known = (*c.sites.ok, *c.sites.refused)
+            steps.append(
+                Step(
+                    technique=c.name,
+                    settings=dict(c.variants.get(label, {})),
+                    sites=["*"],
+                    except_=[e for e in except_ if _names_any(e, known)],
+                )
+            )
+        lower = Lower(backend=candidate.backend, threads=threads)
+        return Recipe(target=target, steps=steps, lower=lower, seed=seed)
+
+    def spared(self, technique: str, share: float) -> list[str]:
+        """The most sensitive share of a technique's sites."""
+        ranked = self.ranking.get(technique, [])
+        return ranked[: round(share * len(ranked))]
+
+
+def _names_any(pattern: str, sites: Iterable[str]) -> bool:
+    return any(matches(s, pattern) for s in sites)
+
+
+def is_numeric(technique: type[Technique]) -> bool:
+    """Whether a technique changes the dtype of weights at single sites (int8, int4)."""
+    return technique.stage == Stage.NUMERIC
+
+
+def variants(technique: type[Technique], limit: int = 8) -> dict[str, dict[str, Any]]:
+    """Settings a search tries: a technique's own list, else its default and single-knob variations."""
+    own = getattr(technique, "variants", None)
+    if own is not None:
+        return dict(own())
+    out: dict[str, dict[str, Any]] = {"on": {}}
+    for knob in technique.knobs():
+        if not isinstance(knob.space, Options):
+            continue
+        for value in knob.space.options:
+            if value != knob.default and len(out) < limit:
+                out[f"{knob.name}={value}"] = {knob.name: value}
+    return out
+
+
+def as_params(candidate: Candidate) -> dict[str, str]:
+    """A candidate as the store's parameters."""
+    return dict(candidate.point)
+
+
+def from_params(params: Mapping[str, Any], axes: Sequence[Axis]) -> Candidate:
+    """A candidate from the store's parameters."""
+    return Candidate(tuple((a.name, str(params[a.name])) for a in axes))

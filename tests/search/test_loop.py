@@ -1,0 +1,133 @@
+"""The search finds a good candidate with few measurements, survives failures, and loses nothing."""
+
+import itertools
+import math
+import random
+
+import pytest
+
+from paredown.errors import CandidateFailed, InputError
+from paredown.search.goal import Goal, Limit
+from paredown.search.loop import Measured, Search
+from paredown.search.predict import Predictor
+from paredown.search.space import Axis, Candidate
+from paredown.search.store import Store
+
+AXES = [
+    Axis("prune", ("off", "0.25", "0.5", "0.625")),
+    Axis("precision", ("off", "bf16")),
+    Axis("numeric", ("off", "int8", "dynamic", "int4")),
+    Axis("spared", ("0", "0.1")),
+    Axis("backend", ("eager", "inductor", "onnxruntime", "openvino")),
+]
+GOAL = Goal((Limit("latency", "<=", 2.5e-3), Limit("drop", "<=", 0.01)), "latency")
+
+
+def every():
+    names = [a.name for a in AXES]
+    return [
+        Candidate(tuple(zip(names, labels, strict=True)))
+        for labels in itertools.product(*[a.options for a in AXES])
+        if not (labels[2] == "off" and labels[3] != "0")
+    ]
+
+
+def truth(candidate, rng):
+    """A machine on which the same technique helps on one backend and hurts on another."""
+    c = dict(candidate.point)
+    base = {"eager": 20e-3, "inductor": 8e-3, "onnxruntime": 5e-3, "openvino": 4e-3}[c["backend"]]
+    speed = {"off": 1, "0.25": 0.85, "0.5": 0.65, "0.625": 0.5}[c["prune"]]
+    numeric = {
+        ("int8", "eager"): 2.1, ("int8", "inductor"): 1.4, ("int8", "onnxruntime"): 0.7,
+        ("int8", "openvino"): 0.55, ("dynamic", "openvino"): 1.1, ("int4", "openvino"): 0.95,
+    }.get((c["numeric"], c["backend"]), 1.3 if c["numeric"] != "off" else 1.0)
+    bf16 = {"eager": 1.2, "openvino": 0.6}.get(c["backend"], 0.8) if c["precision"] == "bf16" else 1
+    if c["numeric"] == "int8" and c["precision"] == "bf16":
+        bf16 = 1 - (1 - bf16) / 3
+    spared = 1 + float(c["spared"]) * 0.6
+    noise = math.exp(rng.gauss(0, 0.02))
+    drop = {"off": 0, "0.25": 0.002, "0.5": 0.009, "0.625": 0.03}[c["prune"]]
+    drop += {"off": 0, "int8": 0.004, "dynamic": 0.003, "int4": 0.02}[c["numeric"]]
+    drop *= 1 - 4 * float(c["spared"])
+    return {"latency": base * speed * numeric * bf16 * spared * noise, "drop": drop}
+
+
+def prior(candidate, metric):
+    c = dict(candidate.point)
+    if metric == "drop":
+        return 0.005 * (c["prune"] != "off") + 0.005 * (c["numeric"] != "off")
+    guess = {"eager": 20e-3, "inductor": 10e-3, "onnxruntime": 6e-3, "openvino": 6e-3}
+    return guess[c["backend"]] * (1 - float(c["prune"] if c["prune"] != "off" else 0))
+
+
+def search(tmp_path, measure, *, resume=False, seed=0):
+    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=resume, seed=seed)
+    return Search(every(), GOAL, Predictor(AXES, prior, GOAL.metrics), store, measure)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_within_five_percent_of_the_best_with_twenty_of_two_hundred(tmp_path, seed):
+    rng = random.Random(seed)
+    table = {c: truth(c, rng) for c in every()}
+    assert len(table) > 180
+    best = min(GOAL.score(v) for v in table.values())
+    assert not all(GOAL.met(v) for v in table.values())
+    s = search(tmp_path, lambda id, c: Measured(table[c]), seed=seed)
+    s.run(more=lambda: True, limit=20)
+    assert s.best().score <= best + math.log(1.05)
+    assert GOAL.met(s.best().values)
+
+
+def test_failures_are_recorded_and_the_search_goes_on(tmp_path):
+    def measure(id, candidate):
+        if candidate.backend == "openvino":
+            raise CandidateFailed("crashed: killed by SIGSEGV")
+        return Measured(truth(candidate, random.Random(0)))
+
+    s = search(tmp_path, measure)
+    s.run(more=lambda: True, limit=12)
+    states = {o.state for o in s.outcomes}
+    assert states == {"done", "failed"}
+    assert all("SIGSEGV" in o.body["reason"] for o in s.outcomes if o.state == "failed")
+
+
+def test_a_killed_search_repeats_nothing_and_loses_nothing(tmp_path):
+    calls = []
+
+    class Killed(BaseException):
+        pass
+
+    def measure(id, candidate):
+        if len(calls) == 5:
+            raise Killed
+        calls.append(candidate)
+        return Measured(truth(candidate, random.Random(0)), {"note": len(calls)})
+
+    with pytest.raises(Killed):
+        search(tmp_path, measure).run(more=lambda: True, limit=12)
+    first = list(calls)
+    again = search(tmp_path, lambda id, c: Measured(truth(c, random.Random(0))), resume=True)
+    again.recall()
+    assert [o.candidate for o in again.outcomes] == first
+    assert [o.body["note"] for o in again.outcomes] == [1, 2, 3, 4, 5]
+    assert len(again.store.interrupted()) == 1
+    again.run(more=lambda: True, limit=12)
+    tried = [o.candidate for o in again.outcomes]
+    assert len(tried) == len(set(tried)) == 17
+
+
+def test_resume_refuses_another_search_by_name(tmp_path):
+    search(tmp_path, lambda id, c: Measured({}))
+    with pytest.raises(InputError, match="the target is not the one"):
+        Store(tmp_path / "s.sqlite", AXES, {"target": "other"}, resume=True, seed=0)
+    with pytest.raises(InputError, match="--resume"):
+        search(tmp_path, lambda id, c: Measured({}))
+
+
+def test_goal_puts_constraints_before_cost():
+    slow_but_good = {"latency": 2.4e-3, "drop": 0.0}
+    fast_but_bad = {"latency": 0.1e-3, "drop": 0.05}
+    assert GOAL.score(slow_but_good) < GOAL.score(fast_but_bad)
+    assert GOAL.met(slow_but_good)
+    assert GOAL.binding(fast_but_bad) == "drop"
+    assert not GOAL.met({"latency": 1e-3})
