@@ -74,7 +74,15 @@ class Editor:
         touched: dict[str, frozenset[Touches]] = {s: technique.touches for s in sites}
         lowers: frozenset[Lowers] = technique.lowers
         return Change(
-            self.workload, self.edits, decisions, lowers, touched, renames, list(notes or [])
+            self.workload,
+            self.edits,
+            decisions,
+            lowers,
+            touched,
+            renames,
+            list(notes or []),
+            technique.name,
+            technique.settings(),
         )
 
 

@@ -189,6 +189,8 @@ class Change:
     renames: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Original module path -> paths it lives at after this change."""
     notes: list[str] = field(default_factory=list)
+    technique: str = ""
+    """Name of the technique, filled in by ``recipe.run``."""
 
 
 @dataclass
