@@ -1,0 +1,1 @@
+"""Small real tasks with data, judges and training batches; nothing is downloaded."""

@@ -1,0 +1,176 @@
+"""Convolutional blocks of the zoo: conv-norm-activation, residual, dense and one-shot blocks.
+
+Every block maps ``(batch, channels, height, width)`` to the same layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Activation = Callable[[], nn.Module]
+
+
+def relu() -> nn.Module:
+    """An in-place ReLU."""
+    return nn.ReLU(inplace=True)
+
+
+def relu6() -> nn.Module:
+    """An in-place ReLU clipped at 6."""
+    return nn.ReLU6(inplace=True)
+
+
+def round_channels(channels: float, multiple: int = 8) -> int:
+    """Channels rounded to a multiple, never down by more than 10 % (MobileNetV2's rule)."""
+    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+    return rounded + multiple if rounded < 0.9 * channels else rounded
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm, activation (``act=None``: linear); "same" padding."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        act: Activation | None = relu,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(outputs)
+        self.act = act() if act is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, inputs, h, w)`` to ``(batch, outputs, h / stride, w / stride)``."""
+        return self.act(self.norm(self.conv(x)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around an identity or projected skip (ResNet, He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            ConvNormAct(inputs, outputs, 3, stride=stride),
+            ConvNormAct(outputs, outputs, 3, act=None),
+        )
+        self.skip = projection(inputs, outputs, stride)
+        self.act = relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Body plus skip, then ReLU."""
+        return self.act(self.body(x) + self.skip(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided, possibly grouped), 1x1 around a skip (ResNet-B; RegNet's X block).
+
+    ``inner`` is the width of the 3x3 convolution.
+    """
+
+    def __init__(
+        self, inputs: int, inner: int, outputs: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            ConvNormAct(inputs, inner),
+            ConvNormAct(inner, inner, 3, stride=stride, groups=groups),
+            ConvNormAct(inner, outputs, act=None),
+        )
+        self.skip = projection(inputs, outputs, stride)
+        self.act = relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Body plus skip, then ReLU."""
+        return self.act(self.body(x) + self.skip(x))
+
+
+def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The skip of a residual block: identity where shapes agree, else a strided 1x1 convolution."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return ConvNormAct(inputs, outputs, stride=stride, act=None)
+
+
+class OneShotAggregation(nn.Module):
+    """VoVNet's OSA: a chain of 3x3 convolutions, all concatenated once (Lee et al. 2019)."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, *, layers: int = 5) -> None:
+        super().__init__()
+        self.chain = nn.ModuleList(
+            ConvNormAct(inputs if i == 0 else width, width, 3) for i in range(layers)
+        )
+        self.mix = ConvNormAct(inputs + layers * width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, inputs, h, w)`` to ``(batch, outputs, h, w)``."""
+        seen = [x]
+        for layer in self.chain:
+            seen.append(layer(seen[-1]))
+        return self.mix(torch.cat(seen, 1))
+
+
+class DenseLayer(nn.Module):
+    """DenseNet-B layer: norm, ReLU, 1x1 to ``bottleneck * growth``; norm, ReLU, 3x3."""
+
+    def __init__(self, inputs: int, growth: int, bottleneck: int = 4) -> None:
+        super().__init__()
+        inner = bottleneck * growth
+        self.norm1, self.act1 = nn.BatchNorm2d(inputs), relu()
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.norm2, self.act2 = nn.BatchNorm2d(inner), relu()
+        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, inputs, h, w)`` to the ``growth`` new channels."""
+        return self.conv2(self.act2(self.norm2(self.conv1(self.act1(self.norm1(x))))))
+
+
+class DenseBlock(nn.Module):
+    """Each layer reads the concatenation of all before it (DenseNet, Huang et al. 2017)."""
+
+    def __init__(self, inputs: int, growth: int, layers: int, bottleneck: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DenseLayer(inputs + i * growth, growth, bottleneck) for i in range(layers)
+        )
+        self.outputs = inputs + layers * growth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, inputs, h, w)`` to ``(batch, inputs + layers * growth, h, w)``."""
+        seen = [x]
+        for layer in self.layers:
+            seen.append(layer(torch.cat(seen, 1)))
+        return torch.cat(seen, 1)
+
+
+def classifier(features: int, classes: int, *, dropout: float = 0.0) -> nn.Sequential:
+    """Global average pool, flatten, linear: ``(batch, features, h, w)`` to ``(batch, classes)``."""
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
+    if dropout:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+def he_init(model: nn.Module) -> None:
+    """He initialisation (fan out) of convolutions, ones and zeros for norms, small linear heads."""
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.Linear):
+            nn.init.normal_(m.weight, std=0.01)
+            nn.init.zeros_(m.bias)

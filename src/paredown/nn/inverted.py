@@ -1,0 +1,119 @@
+"""The inverted residual block, whole and in slices (MobileNetV2, arXiv:1801.04381, section 5).
+
+The wide inner tensor never has to exist whole: the block is a sum over groups of inner channels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paredown.errors import InputError
+from paredown.nn.conv import ConvNormAct, relu6
+
+Skip = Literal["thin", "wide", "none"]
+
+
+class InvertedResidual(nn.Module):
+    """Thin in, 1x1 expansion, depthwise 3x3, 1x1 projection to thin out; a thin skip.
+
+    The projection is linear unless ``linear`` is False (the paper's figure 6a). ``skip`` is "thin"
+    (the paper's), "wide" (from expansion to depthwise output, 6b) or "none"; a skip stands only
+    where the stride is 1 and, for thin ones, the ends are equally wide. ``expand`` 1 has no
+    expansion convolution.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        expand: float = 6,
+        stride: int = 1,
+        linear: bool = True,
+        skip: Skip = "thin",
+    ) -> None:
+        super().__init__()
+        inner = round(inputs * expand)
+        self.expand = ConvNormAct(inputs, inner, act=relu6) if expand != 1 else nn.Identity()
+        self.depthwise = ConvNormAct(inner, inner, 3, stride=stride, groups=inner, act=relu6)
+        self.project = ConvNormAct(inner, outputs, act=None if linear else relu6)
+        self.thin_skip = skip == "thin" and stride == 1 and inputs == outputs
+        self.wide_skip = skip == "wide" and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, inputs, h, w)`` to ``(batch, outputs, h / stride, w / stride)``."""
+        wide = self.expand(x)
+        inner = self.depthwise(wide)
+        if self.wide_skip:
+            inner = inner + wide
+        out = self.project(inner)
+        return x + out if self.thin_skip else out
+
+
+class SlicedInvertedResidual(nn.Module):
+    """An inverted residual block in eval mode, run over ``slices`` groups of its inner channels.
+
+    Equal to the whole block up to rounding; the inner tensors are ``slices`` times smaller, the
+    thin output is accumulated. Norms are folded into the convolutions. Raises ``InputError`` for a
+    block with a wide skip or non-linear projection (neither is a sum over channels), or more slices
+    than inner channels.
+    """
+
+    def __init__(self, block: InvertedResidual, slices: int) -> None:
+        super().__init__()
+        if block.wide_skip or not isinstance(block.project.act, nn.Identity):
+            raise InputError("slicing needs a linear projection and no wide skip")
+        inner = block.depthwise.conv.out_channels
+        if not 1 <= slices <= inner:
+            raise InputError(f"slices must be 1..{inner} (the inner channels), got {slices}")
+        depth_w, depth_b = folded(block.depthwise)
+        project_w, project_b = folded(block.project)
+        self.stride, self.thin_skip = block.depthwise.conv.stride, block.thin_skip
+        self.expands = isinstance(block.expand, ConvNormAct)
+        if isinstance(block.expand, ConvNormAct):
+            expand_w, expand_b = folded(block.expand)
+            self.expand_w = _parameters(expand_w.tensor_split(slices))
+            self.expand_b = _parameters(expand_b.tensor_split(slices))
+        self.bounds = [int(t[0]) for t in torch.arange(inner).tensor_split(slices)] + [inner]
+        self.depth_w = _parameters(depth_w.tensor_split(slices))
+        self.depth_b = _parameters(depth_b.tensor_split(slices))
+        self.project_w = _parameters(project_w.tensor_split(slices, dim=1))
+        self.project_b = nn.Parameter(project_b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output, accumulated in place slice by slice."""
+        out: Tensor | None = None
+        for i, (dw, db, pw) in enumerate(
+            zip(self.depth_w, self.depth_b, self.project_w, strict=True)
+        ):
+            if self.expands:
+                wide = F.conv2d(x, self.expand_w[i], self.expand_b[i]).clamp_(0, 6)
+            else:
+                wide = x[:, self.bounds[i] : self.bounds[i + 1]]
+            inner = F.conv2d(wide, dw, db, self.stride, 1, groups=dw.shape[0]).clamp_(0, 6)
+            del wide
+            part = F.conv2d(inner, pw, self.project_b if i == 0 else None)
+            del inner
+            out = part if out is None else out.add_(part)
+            del part
+        assert out is not None
+        return out.add_(x) if self.thin_skip else out
+
+
+def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with its batch norm's running statistics folded in."""
+    norm = layer.norm
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = layer.conv.weight * gain.reshape(-1, 1, 1, 1)
+    return weight.detach(), (norm.bias - norm.running_mean * gain).detach()
+
+
+def _parameters(parts: tuple[Tensor, ...]) -> nn.ParameterList:
+    """Each part as its own contiguous parameter, so no slice is copied at run time."""
+    return nn.ParameterList(nn.Parameter(p.contiguous()) for p in parts)

@@ -1,0 +1,69 @@
+"""ResNet: deep residual learning (He et al. 2016, arXiv:1512.03385), stride on the 3x3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from paredown.errors import UnknownName
+from paredown.nn.conv import BasicBlock, Bottleneck, ConvNormAct, classifier, he_init
+
+# Layers -> blocks per stage, bottleneck blocks or not.
+DEPTHS: dict[int, tuple[tuple[int, ...], bool]] = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+}
+
+
+class ResNet(nn.Module):
+    """ResNet for ``(batch, in_channels, h, w)`` images, logits ``(batch, num_classes)``.
+
+    ``blocks`` per stage, ``width`` of the first stage (it doubles every stage); bottleneck blocks
+    put out four times that.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        width: int = 64,
+        bottleneck: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            ConvNormAct(in_channels, width, 7, stride=2), nn.MaxPool2d(3, 2, 1)
+        )
+        channels, built = width, []
+        for i, depth in enumerate(blocks):
+            inner = width * 2**i
+            outputs = inner * 4 if bottleneck else inner
+            stage: list[nn.Module] = []
+            for j in range(depth):
+                stride = 2 if i and j == 0 else 1
+                stage.append(
+                    Bottleneck(channels, inner, outputs, stride=stride)
+                    if bottleneck
+                    else BasicBlock(channels, outputs, stride=stride)
+                )
+                channels = outputs
+            built.append(nn.Sequential(*stage))
+        self.stages = nn.Sequential(*built)
+        self.head = classifier(channels, num_classes)
+        he_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to logits."""
+        return self.head(self.stages(self.stem(x)))
+
+
+def resnet(layers: int = 50, num_classes: int = 1000, in_channels: int = 3) -> ResNet:
+    """A published depth: 18, 34, 50 or 101. Raises ``UnknownName`` for another."""
+    if layers not in DEPTHS:
+        raise UnknownName("ResNet", str(layers), [str(d) for d in DEPTHS])
+    blocks, bottleneck = DEPTHS[layers]
+    return ResNet(blocks, num_classes, in_channels, bottleneck=bottleneck)
