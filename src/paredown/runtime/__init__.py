@@ -1,0 +1,29 @@
+"""Backends: ways of running a network. ``backend(name)`` gives one, ``names()`` lists them."""
+
+from __future__ import annotations
+
+import importlib
+
+from paredown.errors import UnknownName
+from paredown.runtime.backend import Backend
+
+# name -> module:class; modules import their runtime only when they are used.
+_BACKENDS = {
+    "eager": "paredown.runtime.eager:Eager",
+    "openvino": "paredown.runtime.openvino:OpenVino",
+}
+
+__all__ = ["backend", "names"]
+
+
+def names() -> list[str]:
+    """Every backend's name, installed or not (``backend(name).available()`` tells)."""
+    return list(_BACKENDS)
+
+
+def backend(name: str) -> Backend:
+    """A backend by name; raises ``UnknownName`` with the nearest names."""
+    if name not in _BACKENDS:
+        raise UnknownName("backend", name, names())
+    module, _, cls = _BACKENDS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)()

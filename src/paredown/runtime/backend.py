@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,15 +12,46 @@ from paredown.graph.graph import Graph
 from paredown.workload import Workload
 
 
+COMPUTE = "compute"
+"""The role of a node that multiplies matrices: its precision is what a numeric technique is after."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a module asks of the numbers, as its operators say.
+
+    ``weight`` is ``int8``, ``int4`` or None; ``activation`` is ``static``, ``dynamic`` or None;
+    ``dtype`` is the dtype its matrix products compute in.
+    """
+
+    weight: str | None = None
+    activation: str | None = None
+    dtype: str = "float32"
+
+    @property
+    def compute(self) -> str:
+        """The precision of the multiplications: int8 when both sides are quantized."""
+        return "int8" if self.weight == "int8" and self.activation else self.dtype
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, for a saved form."""
+        return asdict(self)
+
+
 @dataclass(frozen=True)
 class Ran:
-    """How one node was executed: ``site`` is the module path where known, ``precision`` a dtype name."""
+    """How one node was executed: ``site`` is the module path where known, ``precision`` a dtype name.
+
+    ``op`` ``weight`` stands for a weight as it is held, other rows for calls.
+    """
 
     site: str
     op: str
     precision: str
     fallback: str | None = None
     """Why it ran elsewhere or otherwise than asked, None when it ran as asked."""
+    role: str = ""
+    """`COMPUTE` for matrix products and convolutions, else empty."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +69,8 @@ class Executable(ABC):
     backend: str
     threads: int
     compile_s: float
+    asked: dict[str, Asked]
+    """Module path -> what its operators ask of the numbers; only modules with a matrix product."""
 
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,6 +87,51 @@ class Executable(ABC):
     def weight_bytes(self) -> int | None:
         """Bytes of weights as this executable holds them, None when the runtime does not tell."""
         return None
+
+    def realised(
+        self,
+        technique: str,
+        sites: Iterable[str],
+        aliases: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Realised:
+        """Which of a technique's sites really run or are held as asked, the others with the reason.
+
+        ``sites`` are original names ``path:role``; ``aliases`` (of the workload) say where they are now.
+        """
+        rows = self.executed()
+        kept: list[str] = []
+        lost: dict[str, str] = {}
+        for site in sites:
+            path = site.partition(":")[0]
+            now = (aliases or {}).get(path, (path,))
+            whys = [why for p in now if (why := _lost(p, self.asked, rows)) is not None]
+            if whys:
+                lost[site] = whys[0]
+            else:
+                kept.append(site)
+        return Realised(technique, tuple(kept), lost)
+
+
+def _lost(path: str, asked: Mapping[str, Asked], rows: list[Ran]) -> str | None:
+    """Why what the modules at or under ``path`` ask was not realised, None when it was."""
+    wanted = {p: a for p, a in asked.items() if _under(p, path)}
+    if not wanted:
+        return "no matrix product was found there: it was folded away or never ran"
+    for where, ask in wanted.items():
+        ran = [r for r in rows if r.site == where and r.role == COMPUTE]
+        held = [r.precision for r in rows if r.site == where and r.op == "weight"]
+        if not ran:
+            return "the runtime reports no layer for it"
+        off = next((r for r in ran if r.precision != ask.compute), None)
+        if off is not None:
+            return off.fallback or f"asked for {ask.compute}, ran in {off.precision}"
+        if ask.weight and ask.weight not in held:
+            return f"asked for {ask.weight} weights, held as {', '.join(held) or 'unknown'}"
+    return None
+
+
+def _under(path: str, parent: str) -> bool:
+    return path == parent or parent == "" or path.startswith(parent + ".")
 
 
 class Backend(ABC):

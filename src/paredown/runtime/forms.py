@@ -6,6 +6,7 @@ safetensors. Artefacts name forms by class name only, so replaying one never run
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from paredown.errors import ArtefactError
 
 FORMS: dict[str, type[nn.Module]] = {"Identity": nn.Identity}
 HOOKS: dict[str, Callable[[nn.Module, dict[str, Any]], None]] = {}
+
+# Modules of ours that register forms and hooks; a replay imports these and nothing else.
+MODULES = ("paredown.runtime.quantized", "paredown.runtime.casts")
 
 
 def form(cls: type[nn.Module]) -> type[nn.Module]:
@@ -31,6 +35,7 @@ def hook(install: Callable[[nn.Module, dict[str, Any]], None]) -> Callable[..., 
 
 def build(name: str, config: dict[str, Any]) -> nn.Module:
     """A form from its name and configuration; weights are uninitialised until they are loaded."""
+    _register()
     if name not in FORMS:
         raise ArtefactError(f"unknown form {name!r}: this artefact needs a newer paredown")
     cls = FORMS[name]
@@ -40,6 +45,12 @@ def build(name: str, config: dict[str, Any]) -> nn.Module:
 
 def attach(name: str, module: nn.Module, config: dict[str, Any]) -> None:
     """Put a hook of the closed list on a module."""
+    _register()
     if name not in HOOKS:
         raise ArtefactError(f"unknown hook {name!r}: this artefact needs a newer paredown")
     HOOKS[name](module, config)
+
+
+def _register() -> None:
+    for name in MODULES:
+        importlib.import_module(name)

@@ -5,7 +5,9 @@ The eager form here is the reference semantics. Each backend owns a lowering to 
 Conventions: ``q = clamp(round_half_even(x / scale) + zero, qmin, qmax)``; ``x' = (q - zero) * scale``.
 ``scale`` is float32. Granularity follows from its shape and ``axis`` / ``group``:
 one element: per tensor; ``axis`` >= 0: one scale per index of that axis; ``group`` > 0: ``scale`` has
-shape ``(rows, columns / group)`` for a 2-D tensor. ``zero`` has the shape of ``scale`` (int32).
+shape ``(rows, columns / group)`` for a 2-D tensor. ``zero`` is an integer tensor of one element or of
+``scale``'s shape. Zero is exact: it maps to the zero point and back to 0.0. Integers hold no NaN: a NaN
+becomes the zero point (so 0.0), infinities saturate.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def _spread(scale: Tensor, x_ndim: int, axis: int) -> Tensor:
 def quantize(x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int, axis: int) -> Tensor:
     """Float to integers: int8 when ``qmin < 0``, else uint8; per tensor or per ``axis``."""
     s, z = _spread(scale, x.ndim, axis), _spread(zero, x.ndim, axis)
-    q = torch.clamp(torch.round(x.float() / s) + z, qmin, qmax)
+    q = torch.clamp(torch.nan_to_num(torch.round(x.float() / s), 0.0) + z, qmin, qmax)
     return q.to(torch.int8 if qmin < 0 else torch.uint8)
 
 
@@ -62,9 +64,15 @@ def dequantize_groups(
     """Packed grouped weights to a float matrix ``(rows, columns)``.
 
     ``bits`` 8: ``q`` is ``(rows, columns)`` uint8. ``bits`` 4: ``q`` is ``(rows, ceil(columns / 2))``
-    uint8, the even column in the low nibble. ``scale`` and ``zero`` (uint8-valued int32) are
+    uint8, the even column in the low nibble. ``scale`` (float32) and ``zero`` (uint8) are
     ``(rows, groups)``; columns are split evenly over the groups.
     """
+    return _ungroup(q, scale, zero, bits, columns, dtype)
+
+
+def _ungroup(
+    q: Tensor, scale: Tensor, zero: Tensor, bits: int, columns: int, dtype: torch.dtype
+) -> Tensor:
     if bits == 4:
         q = torch.stack((q & 15, q >> 4), dim=-1).flatten(-2)[:, :columns]
     rows, groups = scale.shape
@@ -78,6 +86,38 @@ def _(
     q: Tensor, scale: Tensor, zero: Tensor, bits: int, columns: int, dtype: torch.dtype
 ) -> Tensor:
     return q.new_empty((scale.shape[0], columns), dtype=dtype)
+
+
+@torch.library.custom_op("paredown::embedding_groups", mutates_args=())
+def embedding_groups(
+    index: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    bits: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Rows of a packed grouped table: ``index`` of any shape to ``(*index.shape, columns)``.
+
+    Only the rows asked for are read and dequantized. The table is laid out as in `dequantize_groups`.
+    """
+    rows = index.reshape(-1)
+    w = _ungroup(q[rows], scale[rows], zero[rows], bits, columns, dtype)
+    return w.reshape(*index.shape, columns)
+
+
+@embedding_groups.register_fake
+def _(
+    index: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    bits: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return q.new_empty((*index.shape, columns), dtype=dtype)
 
 
 @torch.library.custom_op("paredown::dynamic_quantize", mutates_args=())

@@ -1,0 +1,160 @@
+"""OpenVINO's lowering table: paredown's quantize and dequantize operators -> its own patterns.
+
+activation quantize -> FakeQuantize to the integer grid; integer weights -> Constant -> Convert ->
+Subtract -> Multiply, which the CPU plugin folds into int8 convolutions or compressed matrix products;
+a dynamically quantized activation -> the activation itself (the plugin quantizes inside the product).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from paredown.errors import LoweringError
+
+
+def prepare(program: torch.export.ExportedProgram) -> None:
+    """Rewrite, in place, what OpenVINO's extensions cannot see: dtypes and dynamic pairs."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        target = str(node.target)
+        if target.startswith("paredown.dequantize"):
+            _cast_apart(graph, node)
+        if target == "paredown.dequantize.default":
+            _skip_dynamic(node)
+    for node in reversed(list(graph.nodes)):
+        if "dynamic_quantize" in str(node.target) or _is_item_of_dynamic(node):
+            if node.users:
+                raise LoweringError(
+                    f"openvino: the result of {node.target} is used other than by a dequantize"
+                )
+            graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def extensions() -> list[Any]:
+    """Conversion extensions for the operators that are left."""
+    from openvino.frontend.pytorch import ConversionExtension
+
+    return [
+        ConversionExtension("paredown.quantize.default", _quantize),
+        ConversionExtension("paredown.dequantize.default", _dequantize),
+        ConversionExtension("paredown.dequantize_groups.default", _dequantize_groups),
+    ]
+
+
+def _cast_apart(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    """Dequantize to float32, then cast: an extension cannot read a dtype argument."""
+    *rest, dtype = node.args
+    if dtype == torch.float32:
+        return
+    node.args = (*rest, torch.float32)
+    value = node.meta["val"]
+    with graph.inserting_after(node):
+        cast = graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": dtype})
+    cast.meta = dict(node.meta)
+    node.meta["val"] = value.to(torch.float32)
+    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
+
+
+def _skip_dynamic(node: torch.fx.Node) -> None:
+    made = node.args[0]
+    if isinstance(made, torch.fx.Node) and _is_item_of_dynamic(made):
+        source = made.all_input_nodes[0].all_input_nodes[0]
+        node.replace_all_uses_with(source)
+        node.graph.erase_node(node)
+
+
+def _is_item_of_dynamic(node: torch.fx.Node) -> bool:
+    return "getitem" in str(node.target) and any(
+        "dynamic_quantize" in str(n.target) for n in node.all_input_nodes
+    )
+
+
+def _data(context: Any, index: int, what: str) -> np.ndarray[Any, Any]:
+    node = context.get_input(index).get_node()
+    if node.get_type_name() != "Constant":
+        raise LoweringError(f"openvino: {what} must be a constant, it is computed by the model")
+    return np.array(node.data)
+
+
+def _along(values: np.ndarray[Any, Any], axis: int, rank: int) -> np.ndarray[Any, Any]:
+    if values.size == 1:
+        return values.reshape(())
+    return values.reshape([-1 if d == axis else 1 for d in range(rank)])
+
+
+def _rank(output: Any) -> int:
+    return output.get_partial_shape().rank.get_length()
+
+
+def _quantize(context: Any) -> list[Any]:
+    import openvino.opset15 as ops
+
+    x = context.get_input(0)
+    qmin, qmax, axis = (context.get_values_from_const_input(i, None, int) for i in (3, 4, 5))
+    scale = _along(_data(context, 1, "an activation's scale").astype(np.float32), axis, _rank(x))
+    zero = _along(_data(context, 2, "an activation's zero point").astype(np.float32), axis, _rank(x))
+    low, high = ops.constant((qmin - zero) * scale), ops.constant((qmax - zero) * scale)
+    if x.get_element_type().to_string() != "f32":
+        x = ops.convert(x, "f32").output(0)
+    grid = ops.fake_quantize(
+        x,
+        low,
+        high,
+        ops.constant(np.float32(qmin)),
+        ops.constant(np.float32(qmax)),
+        qmax - qmin + 1,
+    )
+    return [ops.convert(grid, "u8" if qmin >= 0 else "i8").output(0)]
+
+
+def _dequantize(context: Any) -> list[Any]:
+    import openvino.opset15 as ops
+
+    q = context.get_input(0)
+    axis = context.get_values_from_const_input(3, None, int)
+    scale = _along(_data(context, 1, "a scale").astype(np.float32), axis, _rank(q))
+    zero = _along(_data(context, 2, "a zero point"), axis, _rank(q))
+    values = ops.convert(q, "f32")
+    if zero.any():
+        values = ops.subtract(values, ops.constant(zero.astype(np.float32)))
+    return [ops.multiply(values, ops.constant(scale)).output(0)]
+
+
+def _dequantize_groups(context: Any) -> list[Any]:
+    import openvino as ov
+    import openvino.opset15 as ops
+
+    q = _data(context, 0, "grouped weights")
+    scale = _data(context, 1, "a scale").astype(np.float32)
+    zero = _data(context, 2, "a zero point").astype(np.uint8)
+    bits, columns = (context.get_values_from_const_input(i, None, int) for i in (3, 4))
+    rows, groups = scale.shape
+    shape = ov.Shape([rows, groups, columns // groups])
+    if bits == 4 and columns % 2 == 0:
+        values = ops.constant(ov.Tensor(np.ascontiguousarray(q), shape, ov.Type.u4))
+    else:
+        # An odd row does not fill its last byte: OpenVINO packs without gaps, so it is kept at u8.
+        wide = np.stack((q & 15, q >> 4), -1).reshape(rows, -1)[:, :columns] if bits == 4 else q
+        values = ops.constant(np.ascontiguousarray(wide).reshape(list(shape)))
+    points = _points(zero.reshape(rows, groups, 1), bits)
+    w = ops.subtract(ops.convert(values, "f32"), ops.convert(points, "f32"))
+    w = ops.multiply(w, ops.constant(scale.reshape(rows, groups, 1)))
+    return [ops.reshape(w, ops.constant(np.array([rows, columns])), False).output(0)]
+
+
+def _points(zero: np.ndarray[Any, Any], bits: int) -> Any:
+    """Zero points of the weights' own width: the plugin compresses only where both agree."""
+    import openvino as ov
+    import openvino.opset15 as ops
+
+    if bits == 8:
+        return ops.constant(zero)
+    flat = zero.reshape(-1)
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    packed = flat[0::2] | (flat[1::2] << 4)
+    return ops.constant(ov.Tensor(packed, ov.Shape(list(zero.shape)), ov.Type.u4))

@@ -1,0 +1,171 @@
+"""Eager torch: the reference every other backend is held against, and the baseline of every ratio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from paredown.errors import ArtefactError, InputError
+from paredown.graph.graph import Graph
+from paredown.runtime.backend import Asked, Backend, Executable, Ran
+from paredown.runtime.export import first_line
+from paredown.runtime.observe import Observed, observe
+from paredown.workload import Workload
+
+TENSORS = "tensors.safetensors"
+
+
+class EagerExecutable(Executable):
+    """The rewritten module itself, in eval and inference mode."""
+
+    backend = "eager"
+
+    def __init__(self, workload: Workload, threads: int) -> None:
+        self.workload, self.threads, self.compile_s = workload, threads, 0.0
+        self.model = workload.model
+        self._observed: Observed | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module; it takes any shape that the model takes."""
+        with torch.inference_mode():
+            return self.model(*args, **kwargs)
+
+    @property
+    def observed(self) -> Observed:
+        """The operators of one real run, module by module (run on first use)."""
+        if self._observed is None:
+            self._observed = observe(self.workload)
+        return self._observed
+
+    @property
+    def asked(self) -> dict[str, Asked]:  # type: ignore[override]
+        """What each module with a matrix product asks of the numbers."""
+        return self.observed.asked
+
+    def executed(self) -> list[Ran]:
+        """The operators that really ran, by the dtypes they were given."""
+        return self.observed.ran
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write every parameter and buffer, non-persistent ones too, as safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(self.model, folder / TENSORS)
+        return [Path(TENSORS)]
+
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters and buffers, shared ones once."""
+        return sum(t.untyped_storage().nbytes() for t in _storages(self.model).values())
+
+
+class Eager(Backend):
+    """The ``eager`` backend."""
+
+    name: ClassVar[str] = "eager"
+
+    def available(self) -> str | None:
+        """Always available: torch is a core dependency."""
+        return None
+
+    def supports(self, workload: Workload, graph: Graph | None) -> list[str]:
+        """Everything that runs."""
+        return []
+
+    def lower(self, workload: Workload, *, threads: int) -> EagerExecutable:
+        """The workload's own copy; sets torch's thread count for this process."""
+        set_threads(threads)
+        own = workload.copy()
+        own.model.eval()
+        return EagerExecutable(own, threads)
+
+    def load(
+        self, folder: Path, *, threads: int, workload: Workload | None = None
+    ) -> EagerExecutable:
+        """Put the saved tensors into ``workload`` (its structure already rebuilt)."""
+        if workload is None:
+            raise InputError(f"{folder} runs in eager torch: name the source it was made from")
+        own = workload.copy()
+        load_tensors(own.model, folder / TENSORS)
+        return self.lower(own, threads=threads)
+
+
+def set_threads(threads: int) -> None:
+    """Torch's threads inside an operator; refuses none."""
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def save_tensors(model: nn.Module, path: Path) -> None:
+    """Parameters and buffers as safetensors; a tensor known under several names is written once."""
+    seen: dict[tuple[Any, ...], str] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    for name, t in _named(model):
+        key = (t.untyped_storage().data_ptr(), t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
+        if t.numel() and key in seen:
+            tied[name] = seen[key]
+            continue
+        seen[key] = name
+        tensors[name] = t.detach().contiguous().clone()
+    save_file(tensors, path, metadata={f"tied:{k}": v for k, v in tied.items()})
+
+
+def load_tensors(model: nn.Module, path: Path) -> None:
+    """Put saved tensors into the model in place of its own, by name; ties as they were.
+
+    Raises ``ArtefactError`` for a tensor missing, left over, or of another shape or dtype.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "pt") as f:
+            meta = f.metadata() or {}
+    except (OSError, SafetensorError) as e:
+        raise ArtefactError(f"{path} is not readable: {first_line(e)}") from None
+    tied = {k.removeprefix("tied:"): v for k, v in meta.items() if k.startswith("tied:")}
+    names = {name for name, _ in _named(model)}
+    lack, extra = sorted(names - set(tensors) - set(tied)), sorted((set(tensors) | set(tied)) - names)
+    if lack or extra:
+        what = f"lacks {lack[0]!r}" if lack else f"holds an unknown {extra[0]!r}"
+        raise ArtefactError(f"{path.name} {what}: was it saved from this model?")
+    made: dict[str, Any] = {}
+    for name, old in list(_named(model)):
+        source = tied.get(name, name)
+        if source not in tensors:
+            raise ArtefactError(f"{path.name} ties {name!r} to {source!r}, which it does not hold")
+        new = tensors[source]
+        if new.shape != old.shape or new.dtype != old.dtype:
+            raise ArtefactError(
+                f"{name!r} should be {list(old.shape)} {old.dtype}, saved as {list(new.shape)} {new.dtype}"
+            )
+        _place(model, name, old, new, source, made)
+
+
+def _place(
+    model: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor, source: str, made: dict[str, Any]
+) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(old, nn.Parameter):
+        if source not in made:
+            made[source] = nn.Parameter(new, requires_grad=old.requires_grad)
+        module._parameters[leaf] = made[source]
+    else:
+        module._buffers[leaf] = made[source].data if source in made else new
+
+
+def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    return [*parameters, *model.named_buffers(remove_duplicate=False)]
+
+
+def _storages(model: nn.Module) -> dict[int, torch.Tensor]:
+    return {t.untyped_storage().data_ptr(): t for _, t in _named(model) if t.numel()}
+
+

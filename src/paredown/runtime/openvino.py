@@ -1,0 +1,284 @@
+"""OpenVINO's CPU plugin. It runs fp32 models in bf16 on its own unless told: here it is always told."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from paredown.errors import ArtefactError, CaptureError, LoweringError, MissingExtra
+from paredown.graph.graph import Graph
+from paredown.runtime._quiet import no_telemetry, quiet
+from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
+from paredown.runtime.call import Call
+from paredown.runtime.export import Exported, export, first_line, module_of
+from paredown.workload import Workload
+
+PRECISIONS = {
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "i8": "int8",
+    "u8": "int8",
+    "i4": "int4",
+    "u4": "int4",
+    "i32": "int32",
+    "i64": "int64",
+    "boolean": "bool",
+}
+MATRIX_LAYERS = frozenset(
+    {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution", "RNNSeq", "RNNCell",
+     "ScaledDotProductAttention"}
+)
+QUIET_LAYERS = frozenset({"Const", "Input", "Output", "Parameter", "Result"})
+
+
+class OpenVinoExecutable(Executable):
+    """A compiled OpenVINO model behind the original call."""
+
+    backend = "openvino"
+
+    def __init__(
+        self, model: Any, call: Call, asked: dict[str, Asked], sites: dict[str, str], threads: int
+    ) -> None:
+        self.model, self.call, self.asked, self.sites = model, call, asked, sites
+        self.threads = threads
+        start = time.perf_counter()
+        self.precision = "bf16" if any(a.dtype == "bfloat16" for a in asked.values()) else "f32"
+        self.compiled = _compile(model, _hints(asked, self.precision, threads))
+        self.compile_s = time.perf_counter() - start
+        self._request = self.compiled.create_infer_request()
+        self._outputs = [
+            (list(o.get_shape()), TORCH_TYPES[o.get_element_type().to_string()])
+            for o in self.compiled.outputs
+        ]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run once without copying: inputs and outputs are the request's own memory."""
+        for i, leaf in enumerate(self.call.tensors(args, kwargs)):
+            self._request.set_input_tensor(i, _ov_tensor(leaf))
+        out = [torch.empty(shape, dtype=dtype) for shape, dtype in self._outputs]
+        for i, tensor in enumerate(out):
+            self._request.set_output_tensor(i, _ov_tensor(tensor))
+        self._request.infer()
+        return self.call.result(out)
+
+    def executed(self) -> list[Ran]:
+        """Precision per layer from the plugin's runtime model, and weights as they are held."""
+        rows: list[Ran] = []
+        for node in self.compiled.get_runtime_model().get_ordered_ops():
+            info = _runtime_info(node)
+            if info["layerType"] in QUIET_LAYERS:
+                continue
+            site = self._site(info["originalLayersNames"])
+            precision = PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"])
+            matrix = info["layerType"] in MATRIX_LAYERS
+            rows.append(
+                Ran(
+                    site,
+                    info["layerType"],
+                    precision,
+                    self._otherwise(site, precision) if matrix else None,
+                    COMPUTE if matrix else "",
+                )
+            )
+            if matrix and (held := _held(node)):
+                rows.append(Ran(site, "weight", PRECISIONS.get(held, held)))
+        return rows
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write ``model.xml``, ``model.bin`` (integer weights as integers) and ``call.json``."""
+        import openvino as ov
+
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            ov.save_model(self.model, folder / "model.xml", compress_to_fp16=False)
+        except RuntimeError as e:
+            raise LoweringError(f"openvino could not save the model: {first_line(e)}") from e
+        meta = {
+            "call": self.call.to_json(),
+            "asked": {site: a.to_json() for site, a in self.asked.items()},
+            "sites": self.sites,
+        }
+        (folder / "call.json").write_text(json.dumps(meta), encoding="utf-8")
+        return [Path("model.xml"), Path("model.bin"), Path("call.json")]
+
+    def weight_bytes(self) -> int:
+        """Bytes of the constants of the compiled model, in the layout the plugin keeps them."""
+        total = 0
+        for node in self.compiled.get_runtime_model().get_ordered_ops():
+            if _runtime_info(node)["layerType"] == "Const":
+                kind = node.get_output_element_type(0)
+                total += (int(np.prod(list(node.get_output_shape(0)))) * kind.bitwidth + 7) // 8
+        return total
+
+    def _site(self, names: str) -> str:
+        """The module of a fused layer: that of its matrix product, else of its first known part."""
+        found = [self.sites[n] for n in (p.partition("/")[0] for p in names.split(",")) if n in self.sites]
+        return next((s for s in found if s in self.asked), found[0] if found else "")
+
+    def _otherwise(self, site: str, precision: str) -> str | None:
+        asked = self.asked.get(site)
+        if asked is None or precision == asked.compute:
+            return None
+        return f"asked for {asked.compute}, the CPU plugin ran it in {precision}"
+
+
+class OpenVino(Backend):
+    """The ``openvino`` backend."""
+
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str | None] = "openvino"
+    loads_without_paredown: ClassVar[bool] = True
+
+    def available(self) -> str | None:
+        """None when openvino can be imported, else the install line."""
+        try:
+            _openvino()
+        except MissingExtra as e:
+            return str(e)
+        return None
+
+    def supports(self, workload: Workload, graph: Graph | None) -> list[str]:
+        """Only forward runs; operators are known after conversion alone."""
+        if workload.run != "forward":
+            return [f"openvino runs `forward`, not {workload.run!r}"]
+        return []
+
+    def lower(self, workload: Workload, *, threads: int) -> OpenVinoExecutable:
+        """Export, convert with the lowering table, compile."""
+        _openvino()
+        try:
+            exported = export(workload)
+        except CaptureError as e:
+            raise LoweringError(f"openvino: {e}") from e
+        start = time.perf_counter()
+        model, sites = convert(exported)
+        converting = time.perf_counter() - start
+        out = OpenVinoExecutable(model, exported.call, exported.asked, sites, threads)
+        out.compile_s += converting
+        return out
+
+    def load(
+        self, folder: Path, *, threads: int, workload: Workload | None = None
+    ) -> OpenVinoExecutable:
+        """Read ``model.xml`` and ``call.json`` back; the workload is not needed."""
+        ov = _openvino()
+        try:
+            meta = json.loads((folder / "call.json").read_text(encoding="utf-8"))
+            model = ov.Core().read_model(folder / "model.xml")
+            asked = {site: Asked(**a) for site, a in meta["asked"].items()}
+            sites = dict(meta["sites"])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+            raise ArtefactError(f"{folder} holds no readable openvino model: {first_line(e)}") from e
+        return OpenVinoExecutable(model, Call.from_json(meta["call"]), asked, sites, threads)
+
+
+def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
+    """An ``ov.Model`` of static shapes, and the module path of each exported node's name.
+
+    Raises ``LoweringError`` with the converter's own words for an operator it does not know.
+    """
+    ov = _openvino()
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    from paredown.runtime import _openvino_lowering as table
+
+    table.prepare(exported.program)
+    try:
+        with quiet():
+            decoder = TorchFXPythonDecoder.from_exported_program(
+                exported.program, dynamic_shapes=False
+            )
+            model = ov.convert_model(decoder, extension=table.extensions())
+        for parameter, example in zip(model.get_parameters(), exported.examples, strict=True):
+            parameter.set_partial_shape(ov.PartialShape(list(example.shape)))
+        model.validate_nodes_and_infer_types()
+    except LoweringError:
+        raise
+    except Exception as e:
+        raise LoweringError(f"openvino cannot convert the model: {_reason(e)}") from e
+    sites = {n.name: module_of(n) for n in decoder.fx_gm.graph.nodes if n.op == "call_function"}
+    return model, sites
+
+
+TORCH_TYPES = {
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f64": torch.float64,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "i16": torch.int16,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "boolean": torch.bool,
+}
+
+
+def _openvino() -> Any:
+    no_telemetry()
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra("openvino", "openvino", "the openvino backend") from None
+    return openvino
+
+
+def _hints(asked: dict[str, Asked], precision: str, threads: int) -> dict[str, Any]:
+    dynamic = any(a.activation == "dynamic" for a in asked.values())
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # Left alone the plugin quantizes activations beside compressed weights on its own.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if dynamic else 0,
+    }
+
+
+def _compile(model: Any, hints: dict[str, Any]) -> Any:
+    import openvino as ov
+
+    try:
+        return ov.Core().compile_model(model, "CPU", hints)
+    except RuntimeError as e:
+        raise LoweringError(f"openvino cannot compile the model: {_reason(e)}") from e
+
+
+def _ov_tensor(leaf: torch.Tensor) -> Any:
+    """An ``ov.Tensor`` over the torch tensor's memory."""
+    import openvino as ov
+
+    leaf = leaf.detach().contiguous()
+    if leaf.dtype == torch.bfloat16:
+        return ov.Tensor(leaf.view(torch.int16).numpy(), ov.Shape(list(leaf.shape)), ov.Type.bf16)
+    return ov.Tensor(leaf.numpy(), shared_memory=True)
+
+
+def _runtime_info(node: Any) -> dict[str, str]:
+    info = node.get_rt_info()
+    keys = ("layerType", "originalLayersNames", "primitiveType", "runtimePrecision")
+    return {k: info[k].astype(str) if k in info else "" for k in keys}
+
+
+def _held(node: Any) -> str | None:
+    """Precision of a matrix layer's weight as held, None when its second input is computed."""
+    if node.get_input_size() < 2:
+        return None
+    source = node.input_value(1).get_node()
+    while source.get_input_size() and _runtime_info(source)["layerType"] in ("Reorder", "Reshape"):
+        source = source.input_value(0).get_node()
+    info = _runtime_info(source)
+    return info["runtimePrecision"] if info["layerType"] == "Const" else None
+
+
+def _reason(e: BaseException) -> str:
+    """The line of an OpenVINO error that says what is wrong."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    telling = [x for x in lines if "No conversion rule" in x or "not supported" in x or "Summary" in x]
+    return (telling or lines or [type(e).__name__])[0]
