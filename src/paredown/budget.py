@@ -335,7 +335,7 @@ class Budget:
         *,
         accept_predicted: bool = False,
     ) -> list[ConstraintResult]:
-        """Judge every constraint; a paired ratio from ``ratios`` is preferred where one is asked."""
+        """Judge every constraint; a paired ratio is preferred where one is asked for."""
         out: list[ConstraintResult] = []
         for c in self.constraints:
             figure = c.pick(achieved)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -235,7 +235,7 @@ class Technique:
         """The knobs' values, as a recipe holds them."""
         return dataclasses.asdict(self)
 
-    def at(self, sites: Sites, site: str) -> Technique:
+    def at(self, sites: Sites, site: str) -> Self:
         """This technique with the settings that hold at one site."""
         over = sites.overrides.get(site)
         return dataclasses.replace(self, **over) if over else self

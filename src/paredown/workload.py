@@ -66,6 +66,8 @@ class Workload:
     """Files beside the model that an artefact takes along (tokenizers, processors)."""
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Original module path -> the paths it lives at now; a path not listed still stands."""
+    original: nn.Module | None = None
+    """The model as the user gave it, once a recipe runs: the teacher of a recovery. Not for edits."""
 
     def copy(self) -> Workload:
         """A workload whose model may be rewritten freely: own modules, shared storages.
