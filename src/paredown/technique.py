@@ -190,7 +190,9 @@ class Change:
     """Original module path -> paths it lives at after this change."""
     notes: list[str] = field(default_factory=list)
     technique: str = ""
-    """Name of the technique, filled in by ``recipe.run``."""
+    """Name of the technique that made the change."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Its knobs."""
 
 
 @dataclass
