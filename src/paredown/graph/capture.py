@@ -7,33 +7,38 @@ attention, recurrent layers and fused encoders take the path that the CPU really
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from paredown.errors import CaptureError
+from paredown.graph import rules
 from paredown.graph.graph import Graph
-from paredown.graph.record import Recorder, user_frame
-from paredown.graph.tensors import Faker, held, replace_tensors, walk
+from paredown.graph.record import Recorder, last_user_line
+from paredown.graph.tensors import Faker, held, materialise, replace_tensors, walk
+from paredown.graph.train import training_step
 from paredown.workload import Workload
+
+_BRANCHES = (
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
 
 
 def fake_workload(workload: Workload) -> Workload:
-    """The workload with fake CPU tensors for parameters, buffers and inputs: shapes without memory.
+    """Copy a workload with fake CPU tensors for parameters, buffers and inputs: no memory.
 
     Real, ``meta`` and already fake tensors are accepted; tied tensors stay tied. Data and judges
     are kept as they are.
     """
     mode = _mode_of(workload) or FakeTensorMode(allow_non_fake_inputs=True)
-    faker = Faker(mode)
-    model = replace_tensors(workload.model, faker, [t for _, _, t in held(workload.model)])
-    call = (workload.inputs, workload.kwargs)
-    inputs, kwargs = replace_tensors(call, faker, [t for _, t in walk(call)])
-    return replace(workload, model=model, inputs=inputs, kwargs=kwargs,
-                   aliases=dict(workload.aliases))
+    return _with_tensors(workload, Faker(mode))
 
 
 @contextlib.contextmanager
@@ -47,39 +52,98 @@ def fake(workload: Workload) -> Iterator[None]:
 
 
 def capture(workload: Workload, *, train: bool = False, already_fake: bool = False) -> Graph:
-    """The operator graph of one run of the workload; ``Graph.source`` is the fake workload.
+    """Record the operator graph of one run; ``Graph.source`` is the fake workload it ran.
 
-    ``train`` adds the backward pass and an optimizer step. ``already_fake`` says that the workload
-    came from ``fake_workload`` (perhaps edited since): it is used as it is. Raises ``CaptureError``
-    naming the user's line when the model raises or branches on data.
+    ``train`` (or a ``train_step`` workload) adds the backward pass and an optimizer step.
+    ``already_fake`` says that the workload came from ``fake_workload`` (perhaps edited since): it is
+    used as it is. A model that branches on data is run again with real weights when they fit in free
+    memory. Raises ``CaptureError`` naming the user's line when the model raises, or branches on data
+    and does not fit.
     """
+    if workload.run not in ("forward", "train_step"):
+        raise CaptureError(
+            f"{workload.name}: capture of run={workload.run!r} is not supported; profile one forward "
+            "step of it with run='forward'"
+        )
+    train = train or workload.run == "train_step"
     source = workload if already_fake and not _real_left(workload) else fake_workload(workload)
     mode = _mode_of(source) or FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        return _record(source)
+    try:
+        with mode:
+            graph = _record(source, train)
+    except Exception as e:
+        graph = _again_with_real_weights(workload, source, train, e)
+    graph.source = source
+    return rules.annotate(graph)
 
 
-def _record(source: Workload) -> Graph:
+def _record(source: Workload, train: bool) -> Graph:
     recorder = Recorder(source.model)
     recorder.declare(source)
-    training = {m: m.training for m in source.model.modules()}
-    source.model.eval()
-    try:
-        with recorder, torch.no_grad():
-            out = source.model(*source.inputs, **source.kwargs)
-    except Exception as e:
-        raise CaptureError(f"{source.name} raised in forward: {_one_line(e)}{user_frame(e)}") from e
-    finally:
-        for m, was in training.items():
-            m.training = was
+    with _training_flags(source, train):
+        if train:
+            out, note = training_step(source, recorder)
+        else:
+            with recorder, torch.no_grad():
+                out, note = source.model(*source.inputs, **source.kwargs), None
     graph = recorder.finish(out)
-    graph.source = source
+    if note:
+        graph.notes.append(note)
     return graph
 
 
-def _one_line(e: BaseException) -> str:
+@contextlib.contextmanager
+def _training_flags(source: Workload, train: bool) -> Iterator[None]:
+    """All modules in training or evaluation mode, put back afterwards."""
+    flags = {m: m.training for m in source.model.modules()}
+    source.model.train(train)
+    try:
+        yield
+    finally:
+        for m, was in flags.items():
+            m.training = was
+
+
+def _again_with_real_weights(
+    workload: Workload, source: Workload, train: bool, why: Exception
+) -> Graph:
+    """Run on real tensors what fake ones could not; a second failure is the user's to see."""
+    where = last_user_line(why, __file__)
+    reason = f"{type(why).__name__}{where}"
+    need, free = 2 * _bytes(workload), _free_memory()
+    if need > free:
+        branches = isinstance(why, _BRANCHES)
+        what = "branches on data" if branches else f"cannot run on fake tensors: {_line_of(why)}"
+        raise CaptureError(
+            f"{workload.name} {what}{where}; running it with real weights needs "
+            f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+        ) from why
+    random = any(isinstance(t, FakeTensor) or t.device.type == "meta" for t in _tensors(workload))
+    try:
+        graph = _record(_with_tensors(workload, materialise), train)
+    except Exception as e:
+        where = last_user_line(e, __file__)
+        raise CaptureError(f"{workload.name} raised in forward{where}: {_line_of(e)}") from e
+    kind = "random" if random else "real"
+    graph.notes.append(f"captured with {kind} weights, since fake tensors stopped with {reason}")
+    return graph
+
+
+def _with_tensors(workload: Workload, new: Any) -> Workload:
+    """Copy a workload whose tensors are each replaced by ``new(tensor)``."""
+    call = (workload.inputs, workload.kwargs)
+    try:
+        model = replace_tensors(workload.model, new, [t for _, _, t in held(workload.model)])
+        inputs, kwargs = replace_tensors(call, new, [t for _, t in walk(call)])
+    except (TypeError, RuntimeError, copy.Error) as e:
+        raise CaptureError(f"{workload.name} cannot be copied: {_line_of(e)}") from e
+    aliases = dict(workload.aliases)
+    return replace(workload, model=model, inputs=inputs, kwargs=kwargs, aliases=aliases)
+
+
+def _line_of(e: BaseException) -> str:
     text = str(e).strip().splitlines()
-    return f"{type(e).__name__}: {text[0] if text else ''}"
+    return f"{type(e).__name__}: {text[0]}" if text else type(e).__name__
 
 
 def _tensors(workload: Workload) -> Iterator[torch.Tensor]:
@@ -94,3 +158,19 @@ def _mode_of(workload: Workload) -> FakeTensorMode | None:
 def _real_left(workload: Workload) -> bool:
     return any(not isinstance(t, FakeTensor) for t in _tensors(workload))
 
+
+def _bytes(workload: Workload) -> int:
+    unique = {id(t): t for t in _tensors(workload)}.values()
+    return sum(t.numel() * t.element_size() for t in unique)
+
+
+def _free_memory() -> int:
+    """Bytes available to new allocations, as the kernel estimates them."""
+    try:
+        with open("/proc/meminfo") as f:
+            for line in f:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except FileNotFoundError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return 0

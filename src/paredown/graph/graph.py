@@ -26,7 +26,8 @@ class Tensor:
     """One tensor of a run: ``shape``, ``dtype`` (``float32``, ``int8`` ...), and the storage under it.
 
     ``name`` is the qualified name of a parameter or buffer, or the argument's name of an input.
-    ``nbytes`` is elements x element size (of the view, not of the storage).
+    ``nbytes`` is elements x element size (of the view, not of the storage); of a sparse tensor what
+    its values and indices take, and ``nnz`` counts those values (None: dense).
     """
 
     id: int
@@ -36,6 +37,7 @@ class Tensor:
     storage: int
     kind: Kind = "intermediate"
     name: str | None = None
+    nnz: int | None = None
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The recorder: a dispatch mode that writes down operator calls, modules, lines and storage lifetimes."""
+"""The recorder: a dispatch mode that notes operators, modules, lines and storage lifetimes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import traceback
 import weakref
 from functools import partial
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from paredown.graph.graph import Graph, Kind, Node, Phase, Ref, Storage, Tensor
-from paredown.graph.tensors import held, walk
+from paredown.graph.tensors import held, held_packed, packed_weight, walk
 from paredown.workload import Workload
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -27,9 +27,12 @@ _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MODELS = tuple(_OURS + d + os.sep for d in ("zoo", "nn", "workloads", "apps"))
 _user_files: dict[str, bool] = {}
 
+_MARK = "paredown.module"
+"""Key under which an autograd node remembers the module that made it."""
+
 
 def is_user_file(name: str) -> bool:
-    """Whether a frame of this file is model code: not torch, and of paredown only its own networks."""
+    """Whether a file is model code: not torch, and of paredown only its own networks."""
     known = _user_files.get(name)
     if known is None:
         inside = name.startswith((_TORCH, _OURS)) and not name.startswith(_MODELS)
@@ -47,20 +50,25 @@ def user_line(frame: FrameType | None, stop: FrameType | None) -> str | None:
     return None
 
 
-def user_frame(e: BaseException) -> str:
-    """The last line of the user's own code in a traceback, as `` (file.py:12: text)``, or nothing."""
-    tb: TracebackType | None = e.__traceback__
-    frames = [f for f in traceback.extract_tb(tb) if is_user_file(f.filename)]
-    if not frames:
+def last_user_line(e: BaseException, inside: str) -> str:
+    """The innermost line of the user's code in a traceback below the file ``inside``.
+
+    `` at file.py:12: `text` ``, or nothing when no such frame is there.
+    """
+    frames = traceback.extract_tb(e.__traceback__)
+    below = max((i for i, f in enumerate(frames) if f.filename == inside), default=-1)
+    mine = [f for f in frames[below + 1 :] if is_user_file(f.filename)]
+    if not mine:
         return ""
-    last = frames[-1]
-    return f" ({os.path.basename(last.filename)}:{last.lineno}: {last.line or last.name})"
+    last = mine[-1]
+    return f" at {os.path.basename(last.filename)}:{last.lineno}: `{last.line or last.name}`"
 
 
 class Recorder(TorchDispatchMode):
-    """Records operator calls between ``__enter__`` and ``__exit__``; one per capture.
+    """Records operator calls while entered; one per capture.
 
-    Storages are followed by weak references, so their lifetimes are those of the Python run.
+    Storages are followed by weak references, so their lifetimes are those of the Python run. An
+    in-place operator gives a new tensor id over the same storage.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,8 +79,9 @@ class Recorder(TorchDispatchMode):
         self._nodes: list[Node] = []
         self._tensors: dict[int, Tensor] = {}
         self._storages: dict[int, Storage] = {}
-        self._by_object: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        self._by_object: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._by_place: dict[tuple[Any, ...], int] = {}
+        self._packed: dict[int, tuple[Any, int]] = {}
         self._live: dict[int, tuple[int, Any]] = {}
         self._stack: list[str] = []
         self._inputs: list[int] = []
@@ -86,12 +95,17 @@ class Recorder(TorchDispatchMode):
         """Register parameters, buffers, constants and inputs, which exist before the run."""
         for kind, name, t in held(workload.model):
             if self._find(t) is None:
-                self._add(t, kind, name, created=-1)  # type: ignore[arg-type]
-        named = [*((f"input{i}" if j == "" else f"input{i}.{j}", t)
-                   for i, v in enumerate(workload.inputs) for j, t in walk(v)),
-                 *walk(workload.kwargs)]
-        for name, t in named:
+                self._add(t, kind, name, created=-1)
+        for name, packed in held_packed(workload.model):
+            self._note_packed(packed, name)
+        positional = {f"input{i}": v for i, v in enumerate(workload.inputs)}
+        for name, t in walk({**positional, **workload.kwargs}):
             self._inputs.append(self._add(t, "input", name, created=-1))
+
+    def state(self, name: str, t: torch.Tensor) -> None:
+        """Register a tensor that outlives the step, an optimizer's moment say."""
+        if self._find(t) is None:
+            self._add(t, "buffer", name, created=-1)
 
     def __enter__(self) -> Recorder:
         self._stop = sys._getframe().f_back
@@ -109,16 +123,24 @@ class Recorder(TorchDispatchMode):
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         parent = self._stack[-1] if self._stack else ""
+        if torch.is_grad_enabled():
+            _mark(args, parent)
         self._stack.append(self._paths.get(id(module), parent))
 
     def _leave_module(self, module: nn.Module, args: Any, out: Any) -> None:
         if self._stack:
-            self._stack.pop()
+            path = self._stack.pop()
+            if torch.is_grad_enabled():
+                _mark(out, path)
 
     # -- during the run ---------------------------------------------------------------------------
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and write it down."""
         kwargs = kwargs or {}
@@ -130,20 +152,34 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **kwargs)
         index = len(self._nodes)
         outputs = [self._add(t, "intermediate", None, created=index) for _, t in walk(out)]
-        self._nodes.append(
-            Node(
-                index=index,
-                op=f"{func.namespace}::{func._schema.name.partition('::')[2]}",
-                inputs=tuple(inputs),
-                outputs=tuple(outputs),
-                args=noted_args,
-                kwargs=noted_kwargs,
-                module=self._stack[-1] if self._stack else "",
-                line=user_line(sys._getframe().f_back, self._stop),
-                phase=self.phase,
-            )
+        if not outputs and func._schema.is_mutable:
+            outputs = self._written(func, args, index)
+        node = Node(
+            index=index,
+            op=func._schema.name,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            args=noted_args,
+            kwargs=noted_kwargs,
+            module=self._module(),
+            line=user_line(sys._getframe().f_back, self._stop),
+            phase=self.phase,
         )
+        self._nodes.append(node)
         return out
+
+    def _module(self) -> str:
+        if self.phase == "backward":
+            current = torch._C._current_autograd_node()
+            if current is not None:
+                return str(current.metadata.get(_MARK, ""))
+        return self._stack[-1] if self._stack else ""
+
+    def _written(self, func: Any, args: tuple[Any, ...], index: int) -> list[int]:
+        """What an operator that returns nothing wrote into (``_foreach_add_``)."""
+        written = [a for a, s in zip(args, func._schema.arguments, strict=False)
+                   if s.alias_info is not None and s.alias_info.is_write]
+        return [self._add(t, "intermediate", None, created=index) for _, t in walk(written)]
 
     def _note(self, value: Any, inputs: list[int]) -> Any:
         if isinstance(value, torch.Tensor):
@@ -154,37 +190,60 @@ class Recorder(TorchDispatchMode):
             return Ref(found)
         if isinstance(value, (list, tuple)):
             return [self._note(v, inputs) for v in value]
+        if isinstance(value, torch.ScriptObject):
+            found = self._note_packed(value, None)
+            if found is not None:
+                inputs.append(found)
+                return Ref(found)
         return value
+
+    def _note_packed(self, packed: Any, name: str | None) -> int | None:
+        """A packed weight of a quantized module, as a parameter tensor of its unpacked shape."""
+        if id(packed) in self._packed:
+            return self._packed[id(packed)][1]
+        weight = packed_weight(packed)
+        if weight is None:
+            return None
+        sid, tid = len(self._storages), len(self._tensors)
+        nbytes = weight.numel() * weight.element_size()
+        self._storages[sid] = Storage(sid, nbytes, "parameter", -1)
+        dtype = str(weight.dtype).removeprefix("torch.")
+        self._tensors[tid] = Tensor(tid, tuple(weight.shape), dtype, nbytes, sid, "parameter", name)
+        self._packed[id(packed)] = (packed, tid)
+        return tid
 
     def _find(self, t: torch.Tensor) -> int | None:
         known = self._by_object.get(id(t))
         if known is not None and known[0]() is t:
             return known[1]
-        return self._by_place.get(self._place(t))
-
-    def _place(self, t: torch.Tensor) -> tuple[Any, ...]:
-        s = t.untyped_storage()
-        return (s._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
+        place = _place(t)
+        return None if place is None else self._by_place.get(place)
 
     def _add(self, t: torch.Tensor, kind: Kind, name: str | None, *, created: int) -> int:
         storage = self._storage(t, kind, created)
         tid = len(self._tensors)
-        shape = tuple(int(d) for d in t.shape)
         dtype = str(t.dtype).removeprefix("torch.")
-        nbytes = t.numel() * t.element_size()
-        self._tensors[tid] = Tensor(tid, shape, dtype, nbytes, storage, kind, name)
+        shape = tuple(int(d) for d in t.shape)
+        nnz = _nnz(t)
+        self._tensors[tid] = Tensor(tid, shape, dtype, _nbytes(t), storage, kind, name, nnz)
         self._by_object[id(t)] = (weakref.ref(t), tid)
-        self._by_place[self._place(t)] = tid
+        place = _place(t)
+        if place is not None:
+            self._by_place[place] = tid
         return tid
 
     def _storage(self, t: torch.Tensor, kind: Kind, created: int) -> int:
-        s = t.untyped_storage()
-        known = self._live.get(s._cdata)
-        if known is not None:
+        # Sparse and opaque tensors have no storage of their own: their object stands for it.
+        plain = has_storage(t)
+        owner: Any = t.untyped_storage() if plain else t
+        address = owner._cdata if plain else -id(t)
+        known = self._live.get(address)
+        if known is not None and known[1]() is not None:
             return known[0]
         sid = len(self._storages)
-        self._storages[sid] = Storage(sid, s.nbytes(), kind, created)
-        self._live[s._cdata] = (sid, weakref.ref(s, partial(self._died, s._cdata, sid)))
+        nbytes = owner.nbytes() if plain else _nbytes(t)
+        self._storages[sid] = Storage(sid, int(nbytes), kind, created)
+        self._live[address] = (sid, weakref.ref(owner, partial(self._died, address, sid)))
         return sid
 
     def _died(self, address: int, sid: int, _: Any) -> None:
@@ -208,3 +267,47 @@ class Recorder(TorchDispatchMode):
             outputs=tuple(t for t in found if t is not None),
             modules=modules,
         )
+
+
+def has_storage(t: torch.Tensor) -> bool:
+    """Whether a tensor is strided memory: sparse, compressed and oneDNN-packed ones are not."""
+    return t.layout == torch.strided and not t.is_mkldnn
+
+
+def _place(t: torch.Tensor) -> tuple[Any, ...] | None:
+    """What identifies a tensor whose Python object is gone: an alias made by autograd, say."""
+    if not has_storage(t):
+        return None
+    s = t.untyped_storage()
+    return (s._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
+
+
+def _nnz(t: torch.Tensor) -> int | None:
+    if t.layout == torch.strided or t.is_mkldnn:
+        return None
+    if t.layout == torch.sparse_coo:
+        return int(t._nnz())
+    return int(t.values().numel())
+
+
+def _nbytes(t: torch.Tensor) -> int:
+    if t.layout == torch.strided or t.is_mkldnn:
+        return int(t.numel()) * t.element_size()
+    if t.layout == torch.sparse_coo:
+        parts = [t._indices(), t._values()]
+    elif t.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [t.crow_indices(), t.col_indices(), t.values()]
+    else:
+        parts = [t.ccol_indices(), t.row_indices(), t.values()]
+    return sum(p.numel() * p.element_size() for p in parts)
+
+
+def _mark(obj: Any, path: str) -> None:
+    """Write a module path on the autograd nodes behind the tensors of ``obj`` that have none yet."""
+    todo = [t.grad_fn for _, t in walk(obj) if t.grad_fn is not None]
+    while todo:
+        node = todo.pop()
+        if node is None or _MARK in node.metadata:
+            continue
+        node.metadata[_MARK] = path
+        todo.extend(n for n, _ in node.next_functions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -90,10 +90,41 @@ class Faker:
             return base.as_strided(t.shape, t.stride(), t.storage_offset())
 
 
-def replace_tensors(obj: Any, faker: Faker, tensors: list[torch.Tensor]) -> Any:
-    """A deep copy of ``obj`` in which each of ``tensors`` is its fake; ties stay ties."""
+def replace_tensors(obj: Any, new: Callable[[Any], Any], tensors: list[torch.Tensor]) -> Any:
+    """Deep-copy ``obj`` with each of ``tensors`` replaced by ``new`` of it; ties stay ties."""
     memo: dict[int, Any] = {}
     for t in tensors:
         if id(t) not in memo:
-            memo[id(t)] = faker(t)
+            memo[id(t)] = new(t)
     return copy.deepcopy(obj, memo)
+
+
+def held_packed(model: nn.Module) -> Iterator[tuple[str, torch.ScriptObject]]:
+    """Packed parameters of torch's quantized modules, with the path of the module that holds them."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.ScriptObject):
+                yield f"{path}.{name}" if path else name, value
+
+
+def packed_weight(packed: torch.ScriptObject) -> torch.Tensor | None:
+    """The weight inside a packed parameter, None for script objects that hold none."""
+    try:
+        unpacked = packed.unpack()  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        return None
+    weight = unpacked[0] if isinstance(unpacked, (tuple, list)) else unpacked
+    return weight if isinstance(weight, torch.Tensor) else None
+
+
+def materialise(t: torch.Tensor) -> torch.Tensor:
+    """A real tensor in place of any: copies of real ones, small random numbers for the others."""
+    if not isinstance(t, FakeTensor) and t.device.type != "meta":
+        real = t.detach().clone()
+        return nn.Parameter(real, t.requires_grad) if isinstance(t, nn.Parameter) else real
+    real = torch.empty(t.shape, dtype=t.dtype)
+    if t.is_floating_point():
+        real.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(0))
+    else:
+        real.zero_()
+    return nn.Parameter(real, t.requires_grad) if isinstance(t, nn.Parameter) else real
