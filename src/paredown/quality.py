@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from paredown.errors import InputError
+from paredown.errors import InputError, ParedownError
 from paredown.figure import Figure, measured
-from paredown.workload import Scores
+from paredown.graph.record import user_frame
+from paredown.workload import Evaluate, Scores
 
 RESAMPLES = 2000
 
@@ -44,6 +45,27 @@ def scores(value: Scores, *, who: str = "evaluate") -> float | np.ndarray:
         what = "NaN or infinity" if array.ndim == 0 else many
         raise InputError(f"{who} returned {what}")
     return float(array) if array.ndim == 0 else array
+
+
+def judge(evaluate: Evaluate, model: nn.Module, *, who: str = "evaluate") -> float | np.ndarray:
+    """Run ``evaluate`` or ``verify`` on a model, in eval mode without autograd; checked scores.
+
+    Raises ``InputError``, one line with the user's own last line, when it raises.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            value = evaluate(model)
+    except ParedownError:
+        raise
+    except Exception as e:
+        text = str(e).strip().splitlines()
+        what = f"{type(e).__name__}: {text[0]}" if text else type(e).__name__
+        raise InputError(f"{who} raised {what}{user_frame(e)}") from e
+    finally:
+        model.train(training)
+    return scores(value, who=who)
 
 
 def score(value: Scores, *, who: str = "evaluate", seed: int = 0) -> Figure:
