@@ -1,0 +1,169 @@
+"""bf16: the model computes in bfloat16, its boundary keeps the dtypes its callers know.
+
+Halves weights and activations; matrix products run on the CPU's or GPU's bf16 units where it has them.
+What must keep more than 8 bits of mantissa stays float32: batch norms (their kernels take bf16
+inputs with float32 statistics), inverse frequencies of rotary embeddings (angles grow with position),
+and every site left out of the recipe, which then is cast at its own boundary. Sums inside matrix products, softmax and norms are float32 in
+the kernels of torch and OpenVINO.
+
+Cost law: half the bytes; time by the device's bf16 rate. Limits: a model whose own forward makes
+float32 tensors that meet bf16 ones is refused with torch's words, found by a run without weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from paredown.editing import Editor
+from paredown.errors import CaptureError
+from paredown.graph.graph import Graph
+from paredown.runtime.quantized import INTEGER
+from paredown.technique import Change, Decisions, Lowers, Rewrite, Sites, Stage, Touches
+from paredown.techniques.quantize.common import Usage, dtype_name, gather, paths
+from paredown.workload import Workload
+
+# Buffers whose relative precision of 2**-8 is not enough, by the last part of their name.
+_FULL = ("inv_freq", "original_inv_freq")
+
+
+@dataclass(frozen=True)
+class BF16(Rewrite):
+    """The whole model in bfloat16, sites left out in float32 behind casts."""
+
+    name: ClassVar[str] = "bf16"
+    paper: ClassVar[str | None] = None
+    family: ClassVar[str] = "quantize"
+    stage: ClassVar[Stage] = Stage.PRECISION
+    touches: ClassVar[frozenset[Touches]] = frozenset(
+        {Touches.WEIGHT_DTYPE, Touches.ACTIVATION_DTYPE}
+    )
+    lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
+    maturity: ClassVar[Any] = "stable"
+
+    def sites(self, workload: Workload, graph: Graph) -> Sites:
+        """Modules that own float32 parameters, ``path:dtype``; all refused when a dry run fails.
+
+        Modules that can only change together (tied weights, weights read from outside) are one site.
+        """
+        plan = _Plan(workload, graph)
+        found = gather(workload, "dtype", plan.judge)
+        if not found.ok or graph.source is None:
+            return found
+        try:
+            self.preview(graph, found)
+        except CaptureError as e:
+            return Sites((), {**found.refused, **dict.fromkeys(found.ok, f"in bf16, {e}")})
+        return found
+
+    def decide(self, workload: Workload, sites: Sites) -> Decisions:
+        """Which tensors turn to bf16, and which modules stay behind casts, from a fresh capture."""
+        from paredown.graph.capture import capture
+
+        return self.assume(workload, capture(workload), sites)
+
+    def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
+        """The same from a graph at hand."""
+        plan = _Plan(workload, graph)
+        chosen = {path for _, path in paths(workload, sites.ok)}
+        full = plan.left_out(chosen)
+        return Decisions({"weights": plan.weights(full), "float32": full})
+
+    def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
+        """One cast around each module that stays in float32, one around the model."""
+        edit = Editor(workload)
+        for path in decisions.values["float32"]:
+            edit.attach(path, "cast", {"inside": "float32", "outside": "bfloat16"})
+        weights = decisions.values["weights"]
+        around = {"inside": "bfloat16", "outside": "float32", "weights": weights}
+        edit.attach("", "cast", around)
+        return edit.change(self, sites.ok, decisions)
+
+
+class _Plan:
+    """Which modules own float32 parameters, and which of them can only change dtype together."""
+
+    def __init__(self, workload: Workload, graph: Graph) -> None:
+        self.model = workload.model
+        self.usage = Usage(workload, graph)
+        self.owners = {
+            path: module
+            for path, module in workload.model.named_modules()
+            if not _stays(module) and any(True for _ in _own(module))
+        }
+        self.group: dict[str, str] = {path: path for path in self.owners}
+        for path, module in self.owners.items():
+            for p in _own(module):
+                self._join(path, p)
+
+    def _join(self, path: str, parameter: torch.Tensor) -> None:
+        """Tied owners join the first of them; an owner read from outside joins its reader."""
+        names = self.usage.tied(parameter)
+        holders = [n.rpartition(".")[0] for n in names]
+        readers = {n.module for name in names for n in self.usage.readers[name]}
+        for reader in sorted(readers - set(holders)):
+            holders.append(_common(path, reader))
+        for other in holders:
+            if other != path:
+                self._merge(path, other)
+
+    def _merge(self, a: str, b: str) -> None:
+        first, second = self.group.get(a, a), self.group.get(b, b)
+        self.group.setdefault(b, second)
+        root = min(first, second, key=lambda p: (p.count("."), p))
+        for path, head in self.group.items():
+            if head in (first, second):
+                self.group[path] = root
+
+    def judge(self, path: str, module: nn.Module) -> str | None | bool:
+        """For `gather`: the head of each group is its site; the root's own tensors are no site."""
+        if not path or self.group.get(path) != path:
+            return False
+        own = next((p for p in _own(module) if p.dtype != torch.float32), None)
+        return None if own is None else f"its weights are {dtype_name(own)}, not float32"
+
+    def left_out(self, chosen: set[str]) -> list[str]:
+        """The topmost modules to keep in float32 when only ``chosen`` sites turn to bf16."""
+        out = [
+            path
+            for path, head in self.group.items()
+            if head and head not in chosen and self.judge(head, self.model.get_submodule(head)) is None
+        ]
+        return [p for p in out if not any(p.startswith(o + ".") for o in out)]
+
+    def weights(self, full: list[str]) -> list[str]:
+        """Names of the float32 tensors that turn to bf16."""
+        names: list[str] = []
+        for path, module in self.model.named_modules(remove_duplicate=False):
+            if _stays(module) or any(f"{path}.".startswith(f"{o}.") for o in full):
+                continue
+            held = {**module._parameters, **module._buffers}
+            names += [
+                f"{path}.{n}" if path else n
+                for n, t in held.items()
+                if t is not None and t.dtype == torch.float32 and n not in _FULL
+            ]
+        return names
+
+
+def _stays(module: nn.Module) -> bool:
+    """Forms with packed weights take any input dtype; batch norms take bf16 with float32 tensors."""
+    return isinstance(module, INTEGER) or "running_mean" in module._buffers
+
+
+def _own(module: nn.Module) -> Iterator[nn.Parameter]:
+    return module.parameters(recurse=False)
+
+
+def _common(a: str, b: str) -> str:
+    """The deepest path that holds both."""
+    shared: list[str] = []
+    for x, y in zip(a.split("."), b.split("."), strict=False):
+        if x != y:
+            break
+        shared.append(x)
+    return ".".join(shared)

@@ -1,0 +1,75 @@
+"""Dynamic int8 linears: int8 weights ahead of time, activation ranges from each input at run time.
+
+The affine mapping is Krishnamoorthi's (2018, arXiv:1806.08342, section 2.1); taking ranges at run time
+needs no calibration data and follows each input, at the price of one pass over every activation.
+Cost law: weights a quarter of fp32; pays where the weight traffic dominates (small batches of long
+linears) and the backend has a fused kernel. Limits: linears and Hugging Face's ``Conv1D`` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from paredown.editing import Editor
+from paredown.graph.graph import Graph
+from paredown.runtime.quantized import DynamicLinear
+from paredown.technique import Change, Decisions, Lowers, Rewrite, Sites, Stage, Touches
+from paredown.techniques.quantize.common import (
+    Usage,
+    dtype_name,
+    gather,
+    kind_of,
+    matrix,
+    paths,
+    symmetric,
+)
+from paredown.workload import Workload
+
+
+@dataclass(frozen=True)
+class DynamicInt8(Rewrite):
+    """Int8 linears whose activation range is taken at run time (Krishnamoorthi 2018, section 2.1)."""
+
+    name: ClassVar[str] = "dynamic-int8"
+    paper: ClassVar[str | None] = "quant-whitepaper"
+    family: ClassVar[str] = "quantize"
+    stage: ClassVar[Stage] = Stage.NUMERIC
+    touches: ClassVar[frozenset[Touches]] = frozenset(
+        {Touches.WEIGHT_DTYPE, Touches.ACTIVATION_DTYPE}
+    )
+    lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
+    maturity: ClassVar[Any] = "trial"
+
+    def sites(self, workload: Workload, graph: Graph) -> Sites:
+        """Linears and ``Conv1D``, ``path:weight``."""
+        usage = Usage(workload, graph)
+
+        def judge(path: str, module: nn.Module) -> str | None | bool:
+            kind = kind_of(module)
+            if kind is None:
+                return False
+            if not path:
+                return "the model is this layer alone: wrap it in a module"
+            if kind != "linear":
+                return "only linear layers take their range at run time"
+            return usage.why_not(path, module)
+
+        return gather(workload, "weight", judge)
+
+    def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
+        """Swap each site for its form; the weights alone decide."""
+        edit = Editor(workload)
+        for _, path in paths(workload, sites.ok):
+            old: Any = edit.model.get_submodule(path)
+            weight = matrix(old)
+            rows, columns = weight.shape
+            new = DynamicLinear(columns, rows, dtype_name(old.bias), weight.device)
+            packed, new.scale = symmetric(weight, 8, per_channel=True)
+            new.weight = nn.Parameter(packed, requires_grad=False)
+            if old.bias is not None:
+                new.bias = nn.Parameter(old.bias.detach(), requires_grad=False)
+            edit.swap(path, new)
+        return edit.change(self, sites.ok, decisions)

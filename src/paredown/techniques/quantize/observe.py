@@ -1,0 +1,96 @@
+"""Activation ranges of many modules in one streaming pass: histograms whose range grows by doubling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.errors import InputError
+from paredown.workload import Workload
+
+_BINS = 4096
+
+
+class Histogram:
+    """Counts over ``[-reach, reach]``; a wider batch doubles ``reach`` and merges pairs of bins exactly."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(_BINS, dtype=torch.float64)
+        self.reach = 0.0
+        self.low, self.high = float("inf"), float("-inf")
+
+    def add(self, x: Tensor) -> None:
+        """Take in a tensor of any shape; raises ``InputError`` for NaN or infinity."""
+        x = x.detach().float().reshape(-1)
+        if not x.numel():
+            return
+        low, high = (float(v) for v in torch.aminmax(x))
+        if not (low > float("-inf") and high < float("inf")):
+            raise InputError("a calibration input makes it NaN or infinite")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        widest = max(-low, high)
+        if self.reach == 0.0:
+            self.reach = widest
+        while self.reach and widest > self.reach:
+            self._double()
+        if self.reach:
+            self.counts += torch.histc(x, _BINS, -self.reach, self.reach).double()
+        else:
+            self.counts[_BINS // 2] += x.numel()
+
+    def _double(self) -> None:
+        merged = self.counts.reshape(-1, 2).sum(dim=1)
+        self.counts = torch.zeros_like(self.counts)
+        self.counts[_BINS // 4 : 3 * _BINS // 4] = merged
+        self.reach *= 2
+
+    def range(self, percentile: float) -> tuple[float, float]:
+        """The interval that leaves ``100 - percentile`` percent out at either end; 100 is min and max.
+
+        Never wider than what was seen.
+        """
+        if percentile >= 100.0 or not self.reach:
+            return self.low, self.high
+        below = torch.cumsum(self.counts, 0)
+        total = float(below[-1])
+        cut = total * (100.0 - percentile) / 100.0
+        width = 2 * self.reach / _BINS
+        first = int(torch.searchsorted(below, torch.tensor(cut, dtype=below.dtype), right=True))
+        last = int(torch.searchsorted(below, torch.tensor(total - cut, dtype=below.dtype)))
+        low = -self.reach + width * first
+        high = -self.reach + width * (last + 1)
+        return max(low, self.low), min(high, self.high)
+
+
+def input_histograms(workload: Workload, at: Iterable[str]) -> dict[str, Histogram]:
+    """Histograms of the first input of each module in ``at`` over the calibration inputs, in eval mode.
+
+    Raises ``InputError`` when there is no calibration item, or naming the module where one overflows.
+    """
+    copy = workload.copy()
+    copy.model.eval()
+    seen = {path: Histogram() for path in at}
+
+    def watch(path: str) -> Any:
+        def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            try:
+                seen[path].add(x)
+            except InputError as e:
+                raise InputError(f"{path}: {e}; look at the data or leave the site out") from None
+
+        return pre
+
+    for path in seen:
+        copy.model.get_submodule(path).register_forward_pre_hook(watch(path), with_kwargs=True)
+    items = 0
+    with torch.inference_mode():
+        for args, kwargs in copy.calibration_inputs():
+            copy.model(*args, **kwargs)
+            items += 1
+    if not items:
+        raise InputError("calibration data is empty")
+    return seen

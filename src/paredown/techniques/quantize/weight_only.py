@@ -1,0 +1,164 @@
+"""Weight-only int8 and int4 with grouped asymmetric scales (Krishnamoorthi 2018, section 3.1.1,
+arXiv:1806.08342, for weight-only quantization; groups along the input dimension as in GPTQ's and
+AWQ's formats).
+
+Each row of a weight is cut into groups of ``group_size`` columns; a group has a float32 scale and a
+uint8 zero point over its own range, widened to hold 0. ``clip`` shrinks each group's range to the
+least squared error over a grid, from the weights alone.
+
+Cost law: 4x (8 bits) or 8x / (1 + 10 / group_size) (4 bits) fewer weight bytes; time falls where
+weight traffic bounds the run (decoding, small batches) and the backend multiplies from packed weights.
+Limits: linears and ``Conv1D``; embeddings on request; a weight tied between embedding and head is
+refused: packing one of the two would hold it twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paredown.editing import Editor
+from paredown.errors import InputError
+from paredown.graph.graph import Graph
+from paredown.runtime.ops import pack_int4
+from paredown.runtime.quantized import WeightOnlyEmbedding, WeightOnlyLinear
+from paredown.technique import Change, Choice, Decisions, Lowers, Rewrite, Sites, Stage, Touches
+from paredown.techniques.quantize.common import (
+    Usage,
+    dtype_name,
+    gather,
+    kind_of,
+    matrix,
+    paths,
+)
+from paredown.workload import Workload
+
+_CLIPS = tuple(1.0 - 0.05 * i for i in range(11))
+
+
+@dataclass(frozen=True)
+class WeightOnly(Rewrite):
+    """Packed int8 or int4 weights in groups, float arithmetic (Krishnamoorthi 2018, section 3.1.1)."""
+
+    name: ClassVar[str] = "weight-only"
+    paper: ClassVar[str | None] = "quant-whitepaper"
+    family: ClassVar[str] = "quantize"
+    stage: ClassVar[Stage] = Stage.NUMERIC
+    touches: ClassVar[frozenset[Touches]] = frozenset({Touches.WEIGHT_DTYPE})
+    lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
+    maturity: ClassVar[Any] = "stable"
+
+    bits: Annotated[int, Choice(8, 4), "bits of a weight"] = 8
+    group_size: Annotated[
+        int, Choice(0, 32, 64, 128), "input columns that share a scale; 0: the whole row"
+    ] = 0
+    clip: Annotated[bool, "shrink each group's range to the least squared error"] = False
+    embeddings: Annotated[bool, "pack embedding tables too"] = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise InputError(f"bits must be 4 or 8, got {self.bits}")
+        if self.group_size not in (0, 32, 64, 128):
+            raise InputError(f"group_size must be 0, 32, 64 or 128, got {self.group_size}")
+
+    def sites(self, workload: Workload, graph: Graph) -> Sites:
+        """Linears and ``Conv1D`` (and embeddings where asked), ``path:weight``."""
+        usage = Usage(workload, graph)
+
+        def judge(path: str, module: nn.Module) -> str | None | bool:
+            kind = kind_of(module)
+            if kind is None:
+                return False
+            if not path:
+                return "the model is this layer alone: wrap it in a module"
+            if kind == "embedding":
+                why = self._embedding(module)
+                if why:
+                    return why
+            elif kind != "linear":
+                return "only linear layers and embeddings take packed weights"
+            why = usage.why_not(path, module)
+            if why:
+                return why
+            columns = matrix(module).shape[1]
+            if self.group_size and columns % self.group_size:
+                return f"group_size {self.group_size} does not divide its {columns} columns"
+            return None
+
+        return gather(workload, "weight", judge)
+
+    def _embedding(self, module: Any) -> str | None:
+        if not self.embeddings:
+            return "embeddings are packed only with embeddings=true"
+        if not isinstance(module, nn.Embedding):
+            return f"{type(module).__name__} reduces its rows: no packed form"
+        if module.max_norm is not None:
+            return "max_norm rescales its weight at run time"
+        return None
+
+    def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
+        """Swap each site for its packed form; the weights alone decide."""
+        edit = Editor(workload)
+        for name, path in paths(workload, sites.ok):
+            edit.swap(path, self.at(sites, name)._form(edit.model.get_submodule(path)))
+        return edit.change(self, sites.ok, decisions)
+
+    def _form(self, old: Any) -> WeightOnlyLinear | WeightOnlyEmbedding:
+        weight = matrix(old)
+        rows, columns = weight.shape
+        grid = (self.bits, self.group_size)
+        if isinstance(old, nn.Embedding):
+            kind = str(weight.dtype).removeprefix("torch.")
+            new: Any = WeightOnlyEmbedding(rows, columns, *grid, kind, weight.device)
+        else:
+            new = WeightOnlyLinear(columns, rows, *grid, dtype_name(old.bias), weight.device)
+            if old.bias is not None:
+                new.bias = nn.Parameter(old.bias.detach(), requires_grad=False)
+        q, new.scale, new.zero = grouped(weight, *grid, clip=self.clip)
+        packed = pack_int4(q) if self.bits == 4 else q
+        new.weight = nn.Parameter(packed, requires_grad=False)
+        return new
+
+
+def grouped(
+    weight: Tensor, bits: int, group_size: int, *, clip: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Asymmetric integers of a ``(rows, columns)`` weight in groups of columns.
+
+    Returns ``(q, scale, zero)``: uint8 values ``(rows, columns)`` up to ``2**bits - 1``, float32 scales
+    and uint8 zero points ``(rows, groups)``. Without ``clip``, ``|w - w'| <= scale / 2``: rounding the
+    zero point moves both ends of the range by the same half step at most, so clamping stays within it.
+    """
+    rows, columns = weight.shape
+    w = weight.detach().to(torch.float32).reshape(rows, -1, group_size or columns)
+    low = w.amin(dim=-1, keepdim=True).clamp(max=0.0)
+    high = w.amax(dim=-1, keepdim=True).clamp(min=0.0)
+    top = float(2**bits - 1)
+    scale, zero = _span(low, high, top)
+    if clip:
+        best = _error(w, scale, zero, top)
+        for share in _CLIPS[1:]:
+            s, z = _span(low * share, high * share, top)
+            error = _error(w, s, z, top)
+            better = error < best
+            best = torch.where(better, error, best)
+            scale, zero = torch.where(better, s, scale), torch.where(better, z, zero)
+    q = torch.clamp(torch.round(w / scale) + zero, 0, top)
+    u8 = torch.uint8
+    return q.to(u8).reshape(rows, columns), scale.squeeze(-1), zero.squeeze(-1).to(u8)
+
+
+def _span(low: Tensor, high: Tensor, top: float) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of ranges that hold 0; an empty range gets scale 1."""
+    width = high - low
+    scale = torch.where(width > 0, width / top, torch.ones_like(width))
+    zero = torch.clamp(torch.round(-low / scale), 0, top)
+    return scale, zero
+
+
+def _error(w: Tensor, scale: Tensor, zero: Tensor, top: float) -> Tensor:
+    back = (torch.clamp(torch.round(w / scale) + zero, 0, top) - zero) * scale
+    return (w - back).square().sum(dim=-1, keepdim=True)
