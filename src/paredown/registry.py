@@ -24,27 +24,28 @@ BUILT_IN = {
 }
 
 
-@cache
+def names() -> list[str]:
+    """Every technique's name, ours first; loads none of them."""
+    return [*BUILT_IN, *(e.name for e in entry_points(group=GROUP))]
+
+
 def classes() -> dict[str, type[Technique]]:
     """Every technique class by name. Raises ``RecipeError`` for a broken third-party entry point."""
-    found: dict[str, type[Technique]] = {}
-    for name, where in BUILT_IN.items():
-        module, _, cls = where.partition(":")
-        found[name] = getattr(importlib.import_module(module), cls)
-    for entry in entry_points(group=GROUP):
-        cls = entry.load()
-        if not (isinstance(cls, type) and issubclass(cls, Technique)):
-            raise RecipeError(f"entry point {entry.name!r} of {entry.value} is not a Technique")
-        found[entry.name] = cls
-    return found
+    return {name: technique(name) for name in names()}
 
 
+@cache
 def technique(name: str) -> type[Technique]:
     """A technique class by name; raises ``UnknownName`` with the nearest names."""
-    known = classes()
-    if name not in known:
-        raise UnknownName("technique", name, list(known))
-    return known[name]
+    if name in BUILT_IN:
+        module, _, cls = BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), cls)
+    for entry in entry_points(group=GROUP, name=name):
+        found = entry.load()
+        if not (isinstance(found, type) and issubclass(found, Technique)):
+            raise RecipeError(f"entry point {entry.name!r} of {entry.value} is not a Technique")
+        return found
+    raise UnknownName("technique", name, names())
 
 
 def make(name: str, settings: dict[str, object] | None = None) -> Technique:
