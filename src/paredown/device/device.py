@@ -1,4 +1,4 @@
-"""A machine as numbers: compute units, memory levels, launch overheads, links. One TOML file each."""
+"""A machine as numbers: compute units, memory levels, overheads, links. One TOML file each."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Link(BaseModel):
 class Device(BaseModel):
     """What a cost model needs to know of a machine.
 
-    ``peak_macs_s`` maps a dtype (``float32``, ``bfloat16``, ``int8`` ...) to multiply-accumulates per
-    second over all allowed threads; ``elementwise_s`` to simple operations per second.
-    ``overhead_s`` maps a backend to the seconds one operator call costs beside its work. ``how`` says
-    whether the figures are measured here or nominal; ``sources`` where each came from.
+    ``peak_macs_s`` maps a dtype (``float32``, ``bfloat16``, ``int8`` ...) to multiply-accumulates
+    per second over all allowed threads; ``elementwise_s`` to simple operations per second.
+    ``overhead_s`` maps a backend to the seconds one operator call costs beside its work. ``how``
+    says whether the figures are measured here or nominal; ``sources`` where each came from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +54,11 @@ class Device(BaseModel):
     sources: dict[str, str] = {}
     isa: tuple[str, ...] = ()
     efficiency: dict[str, float] = {}
-    """Share of the peak that a backend reaches on a kind of operator (``eager/conv``: 0.4), calibrated."""
+    """``backend/kind/dtype`` (``eager/conv/float32``) -> share of the limit that it reaches.
+
+    The limit of a call is the larger of work / peak and bytes / bandwidth of its working set; its
+    predicted time is ``overhead_s[backend] + limit / efficiency``. Kinds are those of
+    `graph.rules`, and ``depthwise``. Calibrated; empty for nominal devices."""
 
     @property
     def memory(self) -> Level:

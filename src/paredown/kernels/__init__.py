@@ -55,7 +55,7 @@ def isa() -> str:
         return usable[-1]
     if wanted not in usable:
         raise InputError(
-            f"PAREDOWN_ISA={wanted!r} is unknown or not usable here: choose one of {', '.join(usable)}"
+            f"PAREDOWN_ISA={wanted!r} is unknown or not usable here; usable: {', '.join(usable)}"
         )
     return wanted
 
