@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from paredown.blame import blame
 from paredown.errors import InputError, ParedownError
 from paredown.figure import Figure, measured
-from paredown.graph.record import user_frame
 from paredown.workload import Evaluate, Scores
 
 RESAMPLES = 2000
@@ -60,9 +60,7 @@ def judge(evaluate: Evaluate, model: nn.Module, *, who: str = "evaluate") -> flo
     except ParedownError:
         raise
     except Exception as e:
-        text = str(e).strip().splitlines()
-        what = f"{type(e).__name__}: {text[0]}" if text else type(e).__name__
-        raise InputError(f"{who} raised {what}{user_frame(e)}") from e
+        raise InputError(f"{who} raised {blame(e)}") from e
     finally:
         model.train(training)
     return scores(value, who=who)

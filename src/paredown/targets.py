@@ -20,9 +20,9 @@ import torch
 import yaml
 from torch import nn
 
+from paredown.blame import blame, words
 from paredown.errors import CaptureError, InputError, ParedownError, TargetError
 from paredown.files import sha256
-from paredown.graph.record import user_frame
 from paredown.quality import judge, tensors
 from paredown.workload import TargetRef, Workload, as_call
 
@@ -93,7 +93,9 @@ def _split(text: str) -> tuple[Path, str | None]:
 
 
 def _from_file(path: Path, name: str | None) -> Workload:
-    with _importable(path.resolve().parent):
+    # Seeded, so that a child process that builds the target again gets the same untrained weights.
+    with _importable(path.resolve().parent), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         module = _import(path)
         if name is None:
             name = _choose(module, path)
@@ -129,7 +131,7 @@ def _import(path: Path) -> ModuleType:
             raise
         if isinstance(e, SyntaxError) and e.filename == str(path.resolve()):
             raise TargetError(f"{path}:{e.lineno}: {e.msg}") from e
-        raise TargetError(f"{path} raised on import: {words(e)}{user_frame(e)}") from e
+        raise TargetError(f"{path} raised on import: {blame(e)}") from e
     return module
 
 
@@ -202,7 +204,7 @@ def _call(function: Callable[..., Any], where: str) -> Any:
     except ParedownError:
         raise
     except (Exception, SystemExit) as e:
-        raise TargetError(f"{where} raised: {words(e)}{user_frame(e)}") from e
+        raise TargetError(f"{where} raised: {blame(e)}") from e
 
 
 def as_workload(found: Any, where: str) -> Workload:
@@ -316,7 +318,7 @@ def _forward(workload: Workload, args: tuple[Any, ...], kwargs: dict[str, Any], 
     except Exception as e:
         shapes = ", ".join(str(tuple(t.shape)) for _, t in tensors((args, kwargs)))
         raise TargetError(f"{workload.name} raised in forward{on} with inputs of shape {shapes}: "
-                          f"{words(e)}{user_frame(e)}") from e  # fmt: skip
+                          f"{blame(e)}") from e  # fmt: skip
     finally:
         workload.model.train(training)
     for name, t in tensors(out):
@@ -342,9 +344,3 @@ def _calibration(workload: Workload) -> None:
                 raise InputError(f"{workload.name}: calibration item {i} contains NaN or infinity")
     args, kwargs = as_call(data[0])
     _forward(workload, args, kwargs, " on calibration item 0")
-
-
-def words(e: BaseException) -> str:
-    """An exception as ``Type: first line of its message``."""
-    text = str(e).strip().splitlines()
-    return f"{type(e).__name__}: {text[0]}" if text else type(e).__name__
