@@ -133,7 +133,23 @@ def _dims(dim: Any, ndim: int) -> list[int]:
 
 # -- pointwise --------------------------------------------------------------------------------------
 
-POINTWISE = ["abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "angle", "asin", "atan", "atan2", "bernoulli", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "copy", "cos", "cosh", "detach", "div", "dropout", "elu", "eq", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "feature_dropout", "fill", "floor", "floor_divide", "fmax", "fmin", "fmod", "frac", "ge", "gelu", "gt", "hardsigmoid", "hardswish", "hardtanh", "isfinite", "isinf", "isnan", "le", "leaky_relu", "lerp", "lift", "lift_fresh", "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "ones_like", "pow", "rand_like", "randn_like", "real", "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "multiply", "divide", "tan", "tanh", "threshold", "to", "to_copy", "true_divide", "trunc", "type_as", "where", "xlogy", "zero", "zeros_like", "empty_like", "full_like", "prelu_kernel", "fake_quantize_per_tensor_affine", "native_dropout", "expand_as"]
+POINTWISE = [
+    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "angle", "asin", "atan", "atan2",
+    "bernoulli", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "celu", "clamp",
+    "clamp_max", "clamp_min", "clone", "contiguous", "copy", "cos", "cosh", "detach", "div",
+    "dropout", "elu", "eq", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "feature_dropout",
+    "fill", "floor", "floor_divide", "fmax", "fmin", "fmod", "frac", "ge", "gelu", "gt",
+    "hardsigmoid", "hardswish", "hardtanh", "isfinite", "isinf", "isnan", "le", "leaky_relu",
+    "lerp", "lift", "lift_fresh", "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid",
+    "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "masked_fill",
+    "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "ones_like", "pow", "rand_like",
+    "randn_like", "real", "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt",
+    "rsub", "selu", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "softsign",
+    "sqrt", "square", "sub", "subtract", "multiply", "divide", "tan", "tanh", "threshold", "to",
+    "to_copy", "true_divide", "trunc", "type_as", "where", "xlogy", "zero", "zeros_like",
+    "empty_like", "full_like", "prelu_kernel", "fake_quantize_per_tensor_affine", "native_dropout",
+    "expand_as",
+]
 
 
 @rule(*POINTWISE)
@@ -581,6 +597,15 @@ def slice_(tr: Tracker, n: Node) -> None:
     else:
         x[d] = cut(x[d], start, start + out)
     tr.put(n.outputs[0], x)
+
+
+@rule("as_strided")
+def as_strided(tr: Tracker, n: Node) -> None:
+    """Only where it merely sets strides."""
+    x = tr.of(tid(n.args[0]))
+    if tr.shape(n.outputs[0]) != tuple(a.size for a in x):
+        raise Conflict("strides over the raw storage")
+    tr.put(n.outputs[0], list(x))
 
 
 # -- lookups ----------------------------------------------------------------------------------------

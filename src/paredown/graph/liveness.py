@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from paredown.graph.graph import Graph, Storage
@@ -31,10 +32,13 @@ class Liveness:
         return self.weights + self.high_water
 
 
-def liveness(graph: Graph) -> Liveness:
-    """Sweep a graph. A storage is live from the node that made it through the last one before its end."""
+def liveness(graph: Graph, without: Collection[int] = ()) -> Liveness:
+    """Sweep a graph; ``without`` names storages that a backend never allocates.
+
+    A storage is live from the node that made it through the last one before its end.
+    """
     change = [0] * (len(graph.nodes) + 1)
-    made = [s for s in graph.storages.values() if s.created >= 0]
+    made = [s for s in graph.storages.values() if s.created >= 0 and s.id not in without]
     for s in made:
         change[s.created] += s.nbytes
         if s.freed is not None:
@@ -44,7 +48,11 @@ def liveness(graph: Graph) -> Liveness:
         live += change[i]
         timeline.append((i, live))
     peak_index, high_water = max(timeline, key=lambda p: p[1], default=(0, 0))
-    there = [s for s in made if s.created <= peak_index and (s.freed is None or s.freed >= peak_index)]
+    there = [
+        s
+        for s in made
+        if s.created <= peak_index and (s.freed is None or s.freed >= peak_index)
+    ]
     before = [s for s in graph.storages.values() if s.created < 0]
     return Liveness(
         weights=sum(s.nbytes for s in before if s.kind in WEIGHTS),

@@ -1,0 +1,137 @@
+"""How a backend executes a captured graph: what it fuses, folds, and runs in integers.
+
+Eager runs every node as it stands. Compiled backends fuse pointwise operators into the producer of
+their first operand: such a node reads only its other operands, writes nothing of its own (the
+producer writes the fused result) and has no call overhead. onnxruntime, OpenVINO and our native
+runtime also run a product whose factors both come out of `paredown::dequantize` in integers, fold
+dequantized weights into them, and read packed weights as packed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paredown.cost.tables import COMPILED, INTEGER
+from paredown.graph import rules
+from paredown.graph.graph import Graph, Node, Tensor
+
+PRODUCTS = frozenset({"conv", "depthwise", "linear", "matmul"})
+_DEQUANTIZE = frozenset({"paredown::dequantize", "paredown::dequantize_groups"})
+_FUSED_NORMS = ("native_batch_norm", "batch_norm", "_native_batch_norm_legit_no_training")
+WEIGHTS = frozenset({"parameter", "buffer", "constant"})
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One node as executed: dtype of its arithmetic, bytes moved, whether it is a call of its own."""
+
+    node: Node
+    kind: str
+    dtype: str
+    weight_bytes: int
+    read: int
+    written: int
+    called: bool = True
+    folded: bool = False
+    """Done once at compile time: no work and no bytes per run."""
+
+
+def plan(graph: Graph, backend: str) -> list[Run]:
+    """Every work node as ``backend`` executes it, in order; views are left out."""
+    producers = graph.producers()
+    integer, compiled = backend in INTEGER, backend in COMPILED
+    return [
+        _run(node, graph, producers, integer=integer, compiled=compiled)
+        for node in graph.work_nodes()
+    ]
+
+
+def _run(
+    node: Node, graph: Graph, producers: dict[int, Node], *, integer: bool, compiled: bool
+) -> Run:
+    kind = kind_of(node, graph)
+    dtype = _dtype(node, graph)
+    weights = sum(_size(graph, t) for t in set(node.inputs) if _is_weight(graph, producers, t))
+    weights = min(weights, node.bytes_read)
+    read = node.bytes_read - weights
+    plain = Run(node, kind, dtype, weights, read, node.bytes_written)
+    if integer and node.op in _DEQUANTIZE:
+        # Weights are folded into the product; an activation's scale is applied inside it.
+        return Run(node, kind, dtype, 0, 0, 0, called=False, folded=True)
+    if integer and kind in PRODUCTS:
+        return _integer(plain, graph, producers)
+    if compiled and _fuses(node, kind):
+        made = [t for t in node.inputs if t in producers]
+        if made:
+            rest = sum(_size(graph, t) for t in made[1:])
+            return Run(node, kind, dtype, weights, rest, 0, called=False)
+    return plain
+
+
+def _fuses(node: Node, kind: str) -> bool:
+    return kind == "elementwise" or node.op.partition("::")[2] in _FUSED_NORMS
+
+
+def _integer(run: Run, graph: Graph, producers: dict[int, Node]) -> Run:
+    """A product with dequantized factors: integers on both sides, or packed weights alone."""
+    factors = [graph.tensors[t] for t in run.node.inputs if len(graph.tensors[t].shape) > 1][-2:]
+    sources = [dequantized_from(t.id, producers) for t in factors]
+    weight_bytes, read = run.weight_bytes, run.read
+    for factor, source in zip(factors, sources, strict=True):
+        if source is None:
+            continue
+        packed = graph.tensors[source.inputs[0]]
+        if _is_weight(graph, producers, packed.id):
+            scales = sum(graph.tensors[t].nbytes for t in source.inputs[1:])
+            weight_bytes += packed.nbytes + scales
+            read -= 0 if _is_weight(graph, producers, factor.id) else factor.nbytes
+        else:
+            read -= factor.nbytes - packed.nbytes
+    both = len(sources) == 2 and all(s is not None for s in sources)
+    dtype = "int8" if both else run.dtype
+    return Run(run.node, run.kind, dtype, weight_bytes, max(read, 0), run.written)
+
+
+def dequantized_from(tensor: int, producers: dict[int, Node]) -> Node | None:
+    """The dequantize node behind a tensor, looking through views; None when there is none."""
+    node = producers.get(tensor)
+    while node is not None and node.view and node.inputs:
+        node = producers.get(node.inputs[0])
+    return node if node is not None and node.op in _DEQUANTIZE else None
+
+
+def kind_of(node: Node, graph: Graph) -> str:
+    """The family of a node; a convolution with one input channel per group is ``depthwise``."""
+    kind = rules.kind(node.op)
+    if kind == "conv" and len(node.inputs) > 1:
+        shapes = [graph.tensors[t].shape for t in node.inputs]
+        weight = next((s for s in reversed(shapes[: 4 if "backward" in node.op else 2])
+                       if len(s) > 2), ())
+        if len(weight) > 2 and weight[1] == 1 and weight[0] > 1 and shapes[0][1:2] != (1,):
+            return "depthwise"
+    return kind
+
+
+def _dtype(node: Node, graph: Graph) -> str:
+    """The type its arithmetic runs in: that of the first floating (else integer) tensor."""
+    tensors = [graph.tensors[t] for t in (*node.inputs, *node.outputs)]
+    floats = [t.dtype for t in tensors if "float" in t.dtype or "complex" in t.dtype]
+    quantized = [t.dtype for t in tensors if t.dtype in ("int8", "qint8", "quint8")]
+    if quantized and rules.kind(node.op) in ("conv", "linear", "matmul", "recurrent"):
+        both = node.op.startswith(("quantized::", "onednn::", "aten::_int_mm", "aten::quantized"))
+        return "int8" if both else floats[0] if floats else "int8"
+    if node.op.endswith("_dynamic"):
+        return "int8"
+    return floats[0] if floats else tensors[0].dtype if tensors else "float32"
+
+
+def _size(graph: Graph, tensor: int) -> int:
+    t: Tensor = graph.tensors[tensor]
+    return min(t.nbytes, graph.storages[t.storage].nbytes)
+
+
+def _is_weight(graph: Graph, producers: dict[int, Node], tensor: int) -> bool:
+    """Whether a tensor is a weight or a view of one: its storage was there before the run."""
+    return graph.storages[graph.tensors[tensor].storage].kind in WEIGHTS
+
+

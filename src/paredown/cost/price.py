@@ -1,0 +1,214 @@
+"""The price of a graph on a device: per-operator time by a roofline with overheads, and totals.
+
+Time of an operator = max(arithmetic, data movement) + call overhead. Arithmetic runs at the peak of
+its dtype times an efficiency by kind; activations move at the bandwidth of the smallest memory level
+that holds them, weights at that of the level that holds all weights, since a run passes over all of
+them. Waterline and efficiency gap follow convfirst (On the Efficiency of Convolutional Neural
+Networks, 2024, sections 3 and 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from paredown import figure
+from paredown.cost import tabulate
+from paredown.cost.execution import WEIGHTS, Run, plan
+from paredown.cost.tables import (
+    COMPILED,
+    TRANSCENDENTAL,
+    VIEW_OVERHEAD,
+    efficiency,
+    overhead,
+    peak,
+)
+from paredown.device.device import Device, Level
+from paredown.figure import Figure
+from paredown.graph.graph import Graph
+from paredown.graph.liveness import Liveness, liveness
+from paredown.result import MemoryPoint, ModuleRow, OperatorRow
+
+Bound = Literal["compute", "memory", "overhead", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One operator's predicted time in seconds, and its parts.
+
+    ``ideal_s`` is multiply-accumulates over the peak (t* of convfirst); ``floor_s`` also honours the
+    bandwidth of the last memory level.
+    """
+
+    run: Run
+    compute_s: float
+    memory_s: float
+    overhead_s: float
+    ideal_s: float
+    floor_s: float
+    bound: Bound
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time."""
+        return max(self.compute_s, self.memory_s) + self.overhead_s
+
+
+def price(graph: Graph, device: Device, *, backend: str = "eager") -> Priced:
+    """Price every operator of a captured graph on a device under a backend."""
+    weights = sum(s.nbytes for s in graph.storages.values() if s.kind in WEIGHTS)
+    costs = [_cost(run, device, backend, weights) for run in plan(graph, backend)]
+    return Priced(graph, device, backend, costs)
+
+
+def level_for(device: Device, nbytes: int) -> Level:
+    """The smallest memory level that holds ``nbytes``, the last one when none does."""
+    return next((lv for lv in device.levels if lv.capacity_bytes >= nbytes), device.memory)
+
+
+def _cost(run: Run, device: Device, backend: str, weights: int) -> Cost:
+    node, work = run.node, run.node.work
+    rate = peak(device, run.dtype)
+    macs = 0 if run.folded else node.macs or 0
+    reached = efficiency(device, backend, run.kind, run.dtype)
+    simple = 0.0
+    if not run.folded:
+        simple = work.get("elementwise", 0) + work.get("compare", 0)
+        simple += TRANSCENDENTAL * work.get("transcendental", 0)
+    compute = macs / (rate * reached) + simple / device.elementwise_s
+    near = level_for(device, run.read + run.written)
+    memory = run.weight_bytes / level_for(device, weights).read_bytes_s
+    memory += run.read / near.read_bytes_s
+    memory += run.written / (near.write_bytes_s or near.read_bytes_s)
+    call = overhead(device, backend) if run.called else 0.0
+    moved = run.weight_bytes + run.read + run.written
+    ideal = macs / rate
+    floor = max(ideal, moved / device.memory.read_bytes_s)
+    bound: Bound = "compute" if compute >= memory else "memory"
+    if call > max(compute, memory):
+        bound = "overhead"
+    return Cost(run, compute, memory, call, ideal, floor, bound if node.priced else "unknown")
+
+
+@dataclass
+class Priced:
+    """A graph with prices. Totals are Figures; rows are made by `cost.tabulate`."""
+
+    graph: Graph
+    device: Device
+    backend: str
+    costs: list[Cost]
+
+    @cached_property
+    def lifetimes(self) -> Liveness:
+        """Liveness of the captured run, without what this backend folds away."""
+        gone = {t for c in self.costs if c.run.folded for t in c.run.node.outputs}
+        return liveness(self.graph, without={self.graph.tensors[t].storage for t in gone})
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of one run."""
+        views = 0.0
+        if self.backend not in COMPILED:
+            count = len(self.graph.nodes) - len(self.costs)
+            views = count * VIEW_OVERHEAD * overhead(self.device, self.backend)
+        return sum(c.seconds for c in self.costs) + views
+
+    @property
+    def latency(self) -> Figure:
+        """Predicted seconds of one run; unpriced operators enter by their bytes, and are named."""
+        return figure.predicted(self.seconds, "s", reason=self._incomplete("time is bytes alone"))
+
+    @property
+    def macs(self) -> Figure:
+        """Multiply-accumulates of one run, counted; a reason names operators left out."""
+        return Figure(value=float(self.graph.macs), unit="MAC", how="counted",
+                      reason=self._incomplete("not counted"))
+
+    @property
+    def params(self) -> Figure:
+        """Parameters, tied ones once, counted."""
+        return figure.counted(self.graph.params, "parameters")
+
+    @property
+    def peak_bytes(self) -> Figure:
+        """Weights plus the high-water mark of the run's allocations, predicted from lifetimes."""
+        return figure.predicted(float(self.lifetimes.peak_bytes), "B")
+
+    @property
+    def traffic(self) -> Figure:
+        """Bytes from the last memory level: weights, inputs and outputs once, and what spills.
+
+        An operator's activations spill when they exceed the last cache. Without caches all do.
+        """
+        cache = self.device.levels[-2].capacity_bytes if len(self.device.levels) > 1 else 0
+        spilled = sum(c.run.read + c.run.written for c in self.costs
+                      if c.run.read + c.run.written > cache)
+        outputs = {self.graph.tensors[t].storage for t in self.graph.outputs}
+        out = sum(self.graph.storages[s].nbytes for s in outputs)
+        weights = sum(c.run.weight_bytes for c in self.costs)
+        once = sum(s.nbytes for s in self.graph.storages.values() if s.kind == "input")
+        total = weights + spilled + (once + out if cache else 0)
+        return figure.predicted(float(total), "B", reason="intermediates that fit the last cache stay")
+
+    @property
+    def energy(self) -> Figure:
+        """Joules of one run above idle, from the device's figures per MAC and per byte."""
+        per_byte = self.device.memory.energy_j_per_byte
+        if not self.device.energy_j_per_mac or per_byte is None:
+            return figure.unavailable(
+                "J", f"{self.device.name} states no energy per MAC and per byte of memory"
+            )
+        joules = per_byte * self.traffic.known()
+        for c in self.costs:
+            per_mac = _energy_per_mac(self.device, c.run.dtype)
+            joules += per_mac * (c.run.node.macs or 0)
+            near = level_for(self.device, c.run.read + c.run.written)
+            if near is not self.device.memory and near.energy_j_per_byte is not None:
+                joules += near.energy_j_per_byte * (c.run.read + c.run.written)
+        return figure.predicted(joules, "J", reason="energy per MAC and byte; idle and control left out")
+
+    def operators(self, measured: dict[int, float] | None = None) -> list[OperatorRow]:
+        """One row per operator; ``measured`` maps node indices to self times in seconds."""
+        return tabulate.operators(self, measured)
+
+    def modules(self, measured: dict[int, float] | None = None) -> list[ModuleRow]:
+        """One row per module, children included."""
+        return tabulate.modules(self, measured)
+
+    def memory(self) -> list[MemoryPoint]:
+        """Live bytes over the run, weights included."""
+        return tabulate.memory(self)
+
+    def waterline(self) -> dict[str, float]:
+        """Waterline and efficiency of the whole run (convfirst).
+
+        ``intensity``: MAC per byte where arithmetic and the last memory level balance, for the dtype
+        that does most work. ``e_max`` = sum(t*) / sum(max(t*, bytes / bandwidth)); ``e_predicted`` =
+        sum(t*) / latency; ``ideal_s`` = sum(t*); ``gap_s`` = latency - sum(t*).
+        """
+        ideal = sum(c.ideal_s for c in self.costs)
+        floor = sum(c.floor_s for c in self.costs)
+        by_dtype: dict[str, int] = {}
+        for c in self.costs:
+            by_dtype[c.run.dtype] = by_dtype.get(c.run.dtype, 0) + (c.run.node.macs or 0)
+        main = max(by_dtype, key=lambda d: by_dtype[d], default="float32")
+        seconds = self.seconds
+        return {
+            "intensity": peak(self.device, main) / self.device.memory.read_bytes_s,
+            "e_max": ideal / floor if floor else 0.0,
+            "e_predicted": ideal / seconds if seconds else 0.0,
+            "ideal_s": ideal,
+            "latency_s": seconds,
+            "gap_s": seconds - ideal,
+        }
+
+    def _incomplete(self, what: str) -> str | None:
+        missing = self.graph.unpriced
+        return f"{what} for {', '.join(missing[:5])}" if missing else None
+
+
+def _energy_per_mac(device: Device, dtype: str) -> float:
+    table = device.energy_j_per_mac
+    return table.get(dtype, table.get("float32", max(table.values())))

@@ -1,0 +1,80 @@
+"""`pare profile`: capture a workload, price it on a device, and lay it out as a document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from paredown.cost import tabulate
+from paredown.cost.price import Priced, price
+from paredown.device.device import Device
+from paredown.figure import Figure
+from paredown.graph.capture import capture
+from paredown.graph.graph import Graph
+from paredown.result import ProfileDoc, TensorInfo, Totals
+from paredown.workload import Workload
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `measure.operators` found: self time by node index, and the whole run."""
+
+    seconds: dict[int, float] = field(default_factory=dict)
+    latency: Figure | None = None
+
+
+def profile(
+    workload: Workload,
+    device: Device,
+    *,
+    train: bool = False,
+    measured: Measured | None = None,
+    backend: str = "eager",
+    graph: Graph | None = None,
+) -> ProfileDoc:
+    """Profile one run of a workload on a device; allocates no weights.
+
+    ``measured`` must come from the graph of the same capture; pass that as ``graph``. Raises
+    ``CaptureError`` when the workload cannot be captured.
+    """
+    graph = graph if graph is not None else capture(workload, train=train)
+    priced = price(graph, device, backend=backend)
+    taken = measured or Measured()
+    return ProfileDoc(
+        target=workload.name,
+        device=device.name,
+        device_how=device.how,
+        backend=backend,
+        threads=device.threads,
+        inputs=[
+            TensorInfo(name=t.name or f"input{i}", shape=list(t.shape), dtype=t.dtype)
+            for i, t in enumerate(graph.tensors[j] for j in graph.inputs)
+        ],
+        totals=_totals(priced, taken),
+        priced_share=tabulate.priced_share(graph, taken.seconds),
+        unpriced=graph.unpriced,
+        operators=tabulate.operators(priced, taken.seconds),
+        modules=tabulate.modules(priced, taken.seconds),
+        memory=tabulate.memory(priced),
+        waterline=_waterline(priced, taken),
+        notes=[*graph.notes],
+    )
+
+
+def _totals(priced: Priced, measured: Measured) -> Totals:
+    return Totals(
+        macs=priced.macs,
+        params=priced.params,
+        traffic_bytes=priced.traffic,
+        peak_bytes=priced.peak_bytes,
+        latency_s=measured.latency or priced.latency,
+        energy_j=priced.energy,
+    )
+
+
+def _waterline(priced: Priced, measured: Measured) -> dict[str, float]:
+    line = priced.waterline()
+    if measured.latency is not None:
+        line["e_measured"] = line["ideal_s"] / measured.latency.known()
+    return line
+
+
