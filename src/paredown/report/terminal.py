@@ -1,0 +1,366 @@
+"""Documents as tables on the terminal, the same figures as the pages; one function per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from paredown.figure import Figure
+from paredown.report import listings, tables, units, words
+from paredown.result import (
+    CardsDoc,
+    CheckDoc,
+    CompareDoc,
+    ConstraintResult,
+    DeviceDoc,
+    DoctorDoc,
+    Document,
+    DownDoc,
+    PapersDoc,
+    PlanDoc,
+    ProfileDoc,
+    ShowDoc,
+    TechniquesDoc,
+)
+
+TOP = 15
+TONES = {"met": "bold green", "predicted_met": "bold yellow"}
+HOW_TONES = {"predicted": "yellow", "nominal": "yellow", "unavailable": "dim"}
+
+
+def show(doc: Document, console: Console | None = None) -> None:
+    """Print a document. Raises ``TypeError`` for one that has no table."""
+    render = _RENDER.get(type(doc))
+    if render is None:
+        raise TypeError(f"no table for {type(doc).__name__}")
+    console = console or Console(highlight=False, markup=False)
+    for part in render(doc):
+        console.print(part)
+
+
+def known(fig: Figure | None, *, spread: bool = False) -> Text:
+    """A figure with its mark: ``1.71 ms ●``; the reason where there is none."""
+    if fig is None:
+        return Text("not recorded", style="dim")
+    if fig.value is None:
+        return Text(f"n/a ({fig.reason})", style="dim")
+    said = f"{units.figure(fig)} {units.MARKS[fig.how]}"
+    extra = units.spread(fig) if spread else ""
+    out = Text(said, style=HOW_TONES.get(fig.how, ""))
+    return out.append(f"\n{extra}", style="dim") if extra else out
+
+
+def legend(figures: Sequence[Figure | None]) -> Text:
+    """The marks that occur, explained."""
+    used = dict.fromkeys(f.how for f in figures if f is not None and f.how != "unavailable")
+    return Text(
+        ", ".join(f"{units.MARKS[h]} {h}" for h in used) + ". 1 MAC = 2 FLOPs.", style="dim"
+    )
+
+
+class Plain(Table):
+    """A table whose text is taken as it stands: ``paredown[onnx]`` is no markup."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; strings are not parsed."""
+        super().add_row(*[Text(c) if isinstance(c, str) else c for c in cells], **options)
+
+
+def table(title: str, *columns: str, right: Sequence[int] = ()) -> Table:
+    """A plain table; columns in ``right`` hold numbers."""
+    out = Plain(
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        min_width=len(title),
+        show_header=any(columns),
+    )
+    for i, name in enumerate(columns):
+        justify = "right" if i in right else "left"
+        out.add_column(Text(name), justify=justify, header_style="dim", overflow="fold")
+    return out
+
+
+def profile(doc: ProfileDoc) -> list[RenderableType]:
+    """Totals, the modules and operators that take longest, and what could not be priced."""
+    t = doc.totals
+    shapes = ", ".join(f"{i.name} {'x'.join(map(str, i.shape))} {i.dtype}" for i in doc.inputs)
+    head = Text(
+        f"{doc.target}: {shapes}, on {doc.device} ({doc.device_how}), {doc.backend}, "
+        f"{doc.threads} threads",
+        style="bold",
+    )
+    figures = {
+        "latency": t.latency_s,
+        "MACs": t.macs,
+        "parameters": t.params,
+        "traffic": t.traffic_bytes,
+        "peak memory": t.peak_bytes,
+        "energy": t.energy_j,
+    }
+    totals = table("Totals of one run", "", "")
+    for name, fig in figures.items():
+        totals.add_row(name, known(fig, spread=True))
+    mods = table(
+        "Modules",
+        "module",
+        "share",
+        "predicted",
+        "measured",
+        "MACs",
+        "params",
+        "bytes",
+        right=range(1, 7),
+    )
+    slow = sorted(doc.modules, key=lambda m: -(m.share or 0.0))[:TOP]
+    for m in (m for m in doc.modules if m in slow):
+        share = f"{m.share:.1%}" if m.share is not None else ""
+        mods.add_row(
+            m.path or "(whole network)",
+            share,
+            units.seconds(m.predicted_s),
+            units.seconds(m.measured_s),
+            units.count(m.macs),
+            units.count(m.params),
+            units.size(m.bytes),
+        )
+    found = tables.operators(doc.operators, TOP)
+    ops = table(
+        f"The slowest of {found.top.total} operators",
+        "operator",
+        "module",
+        "bound",
+        "MAC/B",
+        "ideal",
+        "predicted",
+        "measured",
+        right=range(3, 7),
+    )
+    for r in found.top.rows:
+        ops.add_row(
+            r.op,
+            r.module,
+            r.bound,
+            "" if r.intensity is None else units.digits(r.intensity),
+            units.seconds(r.ideal_s),
+            units.figure(r.predicted_s),
+            units.figure(r.measured_s),
+        )
+    share = doc.priced_share
+    priced = f"Priced: {share.operators:.1%} of operators, {share.bytes:.1%} of bytes"
+    priced += f", {share.time:.1%} of measured time." if share.time is not None else "."
+    if doc.unpriced:
+        priced += f" No rule for {', '.join(doc.unpriced)}: left out, not counted as zero."
+    level = doc.waterline.get("intensity")
+    under = sum(b["share"] for b in tables.by_bound(doc.operators) if b["name"] == "memory")
+    water = (
+        f"Waterline {units.digits(level)} MAC/B; {under:.0%} of the time is bound by memory."
+        if level
+        else ""
+    )
+    return [
+        head,
+        totals,
+        legend(list(figures.values())),
+        "",
+        mods,
+        "",
+        ops,
+        "",
+        Text(priced),
+        Text(water),
+        *map(Text, doc.notes),
+    ]
+
+
+def down(doc: DownDoc) -> list[RenderableType]:
+    """The verdict in words, the budget, before and after, what was tried, where the report is."""
+    verdict = Text(words.VERDICTS[doc.verdict], style=TONES.get(doc.verdict, "bold red"))
+    said = [Text(line) for line in doc.headline or words.headline(doc)]
+    names = [
+        doc.before.name,
+        doc.best_single_backend.name if doc.best_single_backend else "best single backend",
+        f"{doc.after.name} ({doc.after.backend})",
+    ]
+    sides = table(
+        "Before and after", "", *names, "after / before", "after / best single", right=range(1, 6)
+    )
+    seen: list[Figure | None] = []
+    for row in tables.sides(doc):
+        seen += row["cells"]
+        cells = [
+            known(c) if c is None or c.value is not None else Text("n/a", style="dim")
+            for c in row["cells"]
+        ]
+        ratios = [known(r) if r else Text() for r in (row["ratio"], row["versus"])]
+        sides.add_row(row["title"], *cells, *ratios)
+    states = {s: sum(t.state == s for t in doc.trials) for s in ("done", "skipped", "failed")}
+    tried = (
+        f"{states['done']} candidates measured, {states['skipped']} skipped, "
+        f"{states['failed']} failed in {units.duration(doc.effort_s)}."
+    )
+    failed = [
+        Text(f"  #{t.id} {words.recipe(t.recipe)}: {t.reason}", style="dim")
+        for t in doc.trials
+        if t.state == "failed"
+    ][:5]
+    lost = [s for s in doc.sites if s.outcome == "simulated"]
+    simulated = (
+        [
+            Text(
+                f"{len(lost)} site(s) simulated: the saving counts for nothing: {lost[0].site}: "
+                f"{lost[0].detail}",
+                style="yellow",
+            )
+        ]
+        if lost
+        else []
+    )
+    return [
+        verdict,
+        *said,
+        "",
+        budget(doc.constraints),
+        "",
+        sides,
+        legend(seen),
+        "",
+        Text(tried),
+        *failed,
+        *simulated,
+        Text(f"Recipe: {words.recipe(doc.recipe)}"),
+        *[Text(n, style="dim") for n in doc.notes],
+        Text(f"Report: {doc.folder}/report.html", style="bold"),
+    ]
+
+
+def budget(results: Sequence[ConstraintResult]) -> Table:
+    """The budget table: asked, achieved, met, proven."""
+    out = table("Budget", "asked", "achieved", "", "why")
+    for row in tables.budget(results):
+        met = Text("met" if row["met"] else "not met", style="green" if row["met"] else "red")
+        if row["proven"]:
+            met.append(f", {row['proven']}", style="dim")
+        out.add_row(row["text"], known(row["achieved"], spread=True), met, row["why"])
+    return out
+
+
+def check(doc: CheckDoc) -> list[RenderableType]:
+    """Whether a target meets a budget."""
+    said = Text(
+        f"{doc.target}: {'met' if doc.met else 'not met'}",
+        style="bold green" if doc.met else "bold red",
+    )
+    return [said, budget(doc.constraints), legend([c.achieved for c in doc.constraints])]
+
+
+def compare(doc: CompareDoc) -> list[RenderableType]:
+    """Sides as columns, metrics as rows, ratios to the first side."""
+    title = (
+        "Bench"
+        if doc.kind == "bench"
+        else f"Ratios refer to {doc.sides[0].name}, measured in turns"
+    )
+    out = table(
+        title,
+        "",
+        *[f"{s.name} ({s.backend})" for s in doc.sides],
+        right=range(1, len(doc.sides) + 1),
+    )
+    seen: list[Figure | None] = []
+    for row in tables.compare(doc):
+        cells: list[Text] = []
+        for cell in row["cells"]:
+            seen.append(cell["figure"])
+            text = known(cell["figure"], spread=True)
+            cells.append(
+                text.append_text(Text("\n").append_text(known(cell["ratio"], spread=True)))
+                if cell["ratio"]
+                else text
+            )
+        out.add_row(row["title"], *cells)
+    noise = []
+    if doc.a_a_ratio is not None:
+        noise = [Text.assemble("The same against itself gave ", known(doc.a_a_ratio), ".")]
+    return [
+        out,
+        legend(seen),
+        *noise,
+        Text(f"{doc.threads} threads, {doc.fingerprint.cpu}", style="dim"),
+        *map(Text, doc.notes),
+    ]
+
+
+def plan(doc: PlanDoc) -> list[RenderableType]:
+    """What a `down` would try."""
+    head = Text(f"{doc.target} on {doc.device}: {', '.join(doc.constraints)}", style="bold")
+    backends = table("Backends", "backend", "")
+    for name, why in doc.backends.items():
+        backends.add_row(name, why or Text("will be tried", style="green"))
+    techniques_ = table("Techniques", "technique", "")
+    for name, said in doc.techniques.items():
+        techniques_.add_row(name, said)
+    candidates = table(
+        f"{len(doc.candidates)} candidates, the most promising first", "recipe", "predicted"
+    )
+    for c in doc.candidates[:TOP]:
+        guess = (c.get("predicted") or {}).items()
+        said = ", ".join(f"{metric} {_guess(metric, value)}" for metric, value in guess)
+        candidates.add_row(c.get("candidate") or words.recipe(c.get("recipe")), said)
+    cost = Text.assemble(
+        "Expected: ",
+        known(doc.expected_s),
+        f" of {units.duration(doc.effort_s)} allowed, ",
+        known(doc.disk_bytes),
+        " of disk. Nothing was run.",
+    )
+    return [head, backends, techniques_, candidates, cost, *map(Text, doc.notes)]
+
+
+def show_folder(doc: ShowDoc) -> list[RenderableType]:
+    """An artefact: what it is, how it was made, what it achieved."""
+    m = doc.manifest
+    files = m.get("files") or []
+    head = Text(f"{doc.folder}: {m.get('backend', '?')} artefact, {len(files)} files", style="bold")
+    facts = table("", "", "")
+    for key in ("target", "run", "inputs", "outputs", "threads", "paredown", "created"):
+        if key in m:
+            facts.add_row(key, listings.plain(m[key]))
+    parts: list[RenderableType] = [head, facts, Text(f"Recipe: {words.recipe(doc.recipe)}")]
+    if doc.result is not None:
+        parts += ["", *down(DownDoc.model_validate(doc.result))]
+    return parts
+
+
+def _guess(metric: str, value: Any) -> str:
+    """A prediction of a plan: a figure, or a plain number in the metric's own unit."""
+    if isinstance(value, dict):
+        return units.figure(Figure.model_validate(value))
+    return units.quantity(float(value), units.UNITS.get(metric.partition(".")[0], "1"))
+
+
+_RENDER: dict[type[Document], Callable[[Any], list[RenderableType]]] = {
+    ProfileDoc: profile,
+    DownDoc: down,
+    CheckDoc: check,
+    CompareDoc: compare,
+    PlanDoc: plan,
+    ShowDoc: show_folder,
+    DeviceDoc: lambda d: _padded(listings.device(d, table)),
+    TechniquesDoc: lambda d: _padded(listings.techniques(d, table)),
+    PapersDoc: lambda d: _padded(listings.papers(d, table)),
+    CardsDoc: lambda d: _padded(listings.cards(d, table, known)),
+    DoctorDoc: lambda d: _padded(listings.doctor(d, table)),
+}
+
+
+def _padded(parts: list[RenderableType]) -> list[RenderableType]:
+    return [Padding(p, (0, 0, 1, 0)) for p in parts]

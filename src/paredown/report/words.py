@@ -1,0 +1,139 @@
+"""The result in words: verdicts, ratios and recipes as sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paredown.figure import Figure
+from paredown.report import units
+from paredown.result import DownDoc, Side
+
+VERDICTS = {
+    "met": "Budget met",
+    "predicted_met": "Budget met by prediction only",
+    "infeasible": "Budget not met",
+    "predicted_infeasible": "Budget not met, by prediction",
+    "no_gain": "No gain: keep the original",
+}
+
+LESS = {
+    "latency": ("faster", "slower"),
+    "energy": ("less energy", "more energy"),
+    "memory": ("less memory", "more memory"),
+    "size": ("smaller", "larger"),
+    "traffic": ("less traffic", "more traffic"),
+    "macs": ("fewer MACs", "more MACs"),
+    "params": ("fewer parameters", "more parameters"),
+}
+"""Metrics where less is better, with the words for a change each way."""
+
+NO_CHANGE = 0.02
+
+
+def change(metric: str, ratio: float) -> str:
+    """A ratio in words: ``latency, 0.106`` -> ``9.4x faster``; within 2 %: ``as before``."""
+    if abs(ratio - 1) <= NO_CHANGE or ratio <= 0:
+        return "the same " + units.title(metric).lower() if ratio > 0 else "n/a"
+    if metric.partition(".")[0] == "throughput":
+        ratio = 1 / ratio
+    better, worse = LESS.get(metric.partition(".")[0], ("less", "more"))
+    return f"{1 / ratio:.1f}x {better}" if ratio < 1 else f"{ratio:.1f}x {worse}"
+
+
+def versus(doc: DownDoc, metric: str) -> Figure | None:
+    """The pared network relative to the best single backend.
+
+    Taken from ``ratios["METRIC:best_single_backend"]`` where it was measured as a pair, else the
+    quotient of the two ratios to the baseline, without an interval.
+    """
+    other = doc.best_single_backend
+    pair = doc.after.ratios.get(f"{metric}:best_single_backend")
+    if pair is not None or other is None:
+        return pair
+    mine, theirs = doc.after.ratios.get(metric), other.ratios.get(metric)
+    if mine is None or theirs is None or mine.value is None or not theirs.value:
+        return None
+    how = "measured" if mine.decides and theirs.decides else "predicted"
+    return Figure(value=mine.value / theirs.value, unit="x", how=how)
+
+
+def headline(doc: DownDoc) -> list[str]:
+    """The result of a `down` in sentences: the ratios, the quality, what binds."""
+    out = [s for s in (_speed(doc), _sizes(doc), _quality(doc.after)) if s]
+    if not doc.changed:
+        out.insert(0, "The original already meets the budget; nothing was changed.")
+    if doc.verdict == "no_gain":
+        out.insert(0, "No candidate was cheaper beyond doubt: the original is recommended.")
+    if doc.binding and doc.verdict in ("infeasible", "predicted_infeasible"):
+        out.append(f"What binds is {doc.binding}; the nearest result is saved.")
+    if doc.verdict.startswith("predicted"):
+        out.append("Predicted figures decided here; none of them was measured.")
+    if doc.interrupted:
+        out.append("The search was interrupted; this is the best so far.")
+    return out
+
+
+def _speed(doc: DownDoc) -> str | None:
+    ratio = doc.after.ratios.get("latency")
+    if ratio is None or ratio.value is None or not doc.changed:
+        return None
+    said = change("latency", ratio.value)
+    than = "as" if said.startswith("the same") else "than"
+    text = f"{said} {than} its author runs it ({doc.before.backend})"
+    pair, other = versus(doc, "latency"), doc.best_single_backend
+    if pair is not None and pair.value is not None and other is not None:
+        than = "as" if abs(pair.value - 1) <= NO_CHANGE else "than"
+        words = change("latency", pair.value).removesuffix(" faster")
+        text += f", and {words} {than} merely switching to {other.name}"
+    if not ratio.decides:
+        text += f" ({ratio.how})"
+    return text[0].upper() + text[1:] + "."
+
+
+def _sizes(doc: DownDoc) -> str | None:
+    parts: list[str] = []
+    for metric in ("size", "memory", "energy"):
+        ratio = doc.after.ratios.get(metric)
+        after = doc.after.figures.get(metric)
+        if ratio is None or ratio.value is None or after is None or not doc.changed:
+            continue
+        mark = "" if ratio.decides else f", {ratio.how}"
+        parts.append(f"{change(metric, ratio.value)} ({units.figure(after)}{mark})")
+    if not parts:
+        return None
+    text = " and ".join(parts) if len(parts) < 3 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return text[0].upper() + text[1:] + "."
+
+
+def _quality(after: Side) -> str | None:
+    drop, score = after.figures.get("drop"), after.figures.get("score")
+    if drop is not None and drop.value is not None:
+        text = f"Drop {units.figure(drop)}"
+        if drop.spread is not None:
+            low, high = (units.quantity(v, drop.unit) for v in drop.spread)
+            text += f" (paired bootstrap, 95 %: {low} to {high})"
+        text += f" on {drop.n:,} held-out examples" if drop.n else ""
+        text += (
+            f", score {units.figure(score)}"
+            if score is not None and score.value is not None
+            else ""
+        )
+        return text + "."
+    fidelity = after.figures.get("fidelity")
+    if fidelity is not None and fidelity.value is not None:
+        return f"Fidelity to the original {units.figure(fidelity)}: that is not your metric."
+    return None
+
+
+def recipe(recipe_: dict[str, Any] | None) -> str:
+    """A recipe in one line: ``fold-norm, static-int8 (percentile 99.9) -> openvino``."""
+    if not recipe_:
+        return "as it is"
+    steps: list[str] = []
+    for step in recipe_.get("steps") or []:
+        settings = step.get("settings") or {}
+        shown = ", ".join(f"{k} {v}" for k, v in settings.items())
+        steps.append(f"{step.get('technique', '?')}{f' ({shown})' if shown else ''}")
+    lower = recipe_.get("lower") or {}
+    text = ", ".join(steps) or "no technique"
+    return f"{text} -> {lower['backend']}" if lower.get("backend") else text
