@@ -49,6 +49,11 @@ class Editor:
         dtype = None if value is None else str(value.dtype).removeprefix("torch.")
         self.edits.append(Edit("tensor", path, name, shape=shape, dtype=dtype))
 
+    def tie(self, path: str, name: str, to: str) -> None:
+        """Make the parameter ``name`` at ``path`` the same object as the one named ``to``."""
+        _tie(self.model, path, name, to)
+        self.edits.append(Edit("tie", path, name, value=to))
+
     def attr(self, path: str, name: str, value: Any) -> None:
         """Set an attribute that the module already has to a plain value (numbers, tuples of them)."""
         _set_attr(self.model.get_submodule(path), path, name, value)
@@ -114,6 +119,8 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
             _put(model, e.path, new)
         elif e.op == "attach":
             forms.attach(e.cls, module, e.config)
+        elif e.op == "tie":
+            _tie(model, e.path, e.name, e.value)
         elif e.op == "attr":
             _set_attr(module, e.path, e.name, _unplain(e.value))
         elif e.shape is None:
@@ -132,6 +139,15 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if child is old:
                 setattr(parent, name, module)
+
+
+def _tie(model: nn.Module, path: str, name: str, to: str) -> None:
+    owner, _, own = to.rpartition(".")
+    try:
+        target = model.get_submodule(owner)._parameters[own]
+    except (AttributeError, KeyError):
+        raise ArtefactError(f"{path}.{name} is tied to {to!r}, which the source does not have") from None
+    setattr(model.get_submodule(path), name, target)
 
 
 def _set_tensor(module: nn.Module, name: str, value: torch.Tensor | None) -> None:

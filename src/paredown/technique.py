@@ -162,11 +162,12 @@ class Edit:
 
     ``op`` is one of: ``swap`` (module at ``path`` becomes form ``cls`` built from ``config``),
     ``tensor`` (parameter or buffer ``name`` of the module gets ``shape`` and ``dtype``, or is removed
-    when ``shape`` is None), ``attr`` (an existing plain attribute ``name`` is set to ``value``),
+    when ``shape`` is None), ``tie`` (the parameter ``name`` becomes the one that ``value`` names),
+    ``attr`` (an existing plain attribute ``name`` is set to ``value``),
     ``attach`` (a hook of the closed list ``cls`` with ``config`` is put on the module).
     """
 
-    op: Literal["swap", "tensor", "attr", "attach"]
+    op: Literal["swap", "tensor", "tie", "attr", "attach"]
     path: str
     name: str = ""
     cls: str = ""

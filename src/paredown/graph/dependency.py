@@ -228,14 +228,17 @@ def _worth_naming(axis: Axis, leaf: Axis) -> bool:
 def _name(leaf: Axis, lead: Member, members: list[Member]) -> str:
     segment = next(s for s in segments(lead.axis) if any(x is leaf for x in leaves(s)))
     parts = factors(segment)
-    of_head = any(f.frozen == HEAD_DIM for f in parts) and len(parts) > 1
-    if not of_head:
+    if len(parts) < 2 or not any(_of_head(f) for f in parts):
         return f"{lead.module}:out"
     path = _common([m.module for m in members if m.role in ("out", "in")]) or lead.module
     if leaf.frozen == HEAD_DIM:
         return f"{path}:head_dim"
-    free = [f for f in parts if f.frozen is None]
+    free = [f for f in parts if f.frozen is None and not _of_head(f)]
     return f"{path}:{'queries' if free and free[0] is not leaf else 'heads'}"
+
+
+def _of_head(axis: Axis) -> bool:
+    return any(x.frozen == HEAD_DIM for x in leaves(axis))
 
 
 def _common(paths: Iterable[str]) -> str:

@@ -1,0 +1,222 @@
+"""Plain attributes that hold a size (``out_channels``, ``num_heads``): which must change after a cut.
+
+Layers of known make are exact. Anywhere else an attribute that equals a size its module meets in the
+run is a candidate; the pruned fake model is captured again and every tensor's shape must come out as
+the dependency groups predict. Nothing that fails this is cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.editing import Editor
+from paredown.errors import CaptureError, NotApplicable
+from paredown.graph.axis_rules import POINTWISE
+from paredown.graph.capture import capture, fake
+from paredown.graph.dependency import Cut, Dependencies
+from paredown.graph.graph import Graph, Node
+from paredown.workload import Workload
+
+MOST_TRIES = 24
+"""Ambiguous attributes are tried in combinations, each a capture of the fake model."""
+
+
+@dataclass(frozen=True)
+class Attr:
+    """A plain attribute of the module at ``path`` and its new value."""
+
+    path: str
+    name: str
+    value: Any
+
+
+def cut_tensors(editor: Editor, cuts: list[Cut]) -> None:
+    """Reduce parameters and buffers; a tensor known by several names stays one."""
+    model = editor.model
+    names: dict[int, list[str]] = defaultdict(list)
+    for pairs in (model.named_parameters(remove_duplicate=False),
+                  model.named_buffers(remove_duplicate=False)):
+        for name, t in pairs:
+            names[id(t)].append(name)
+    by_name: dict[str, list[Cut]] = defaultdict(list)
+    for c in cuts:
+        by_name[c.name].append(c)
+    done: set[int] = set()
+    for name, todo in by_name.items():
+        path, _, own = name.rpartition(".")
+        old: torch.Tensor = getattr(model.get_submodule(path), own)
+        if id(old) in done:
+            continue
+        done.add(id(old))
+        new = old.detach()
+        for c in todo:
+            keep = torch.tensor(c.keep, dtype=torch.long, device=new.device)
+            new = new.index_select(c.dim, keep)
+        editor.tensor(path, own, new)
+        for other in names[id(old)]:
+            if other != name:
+                editor.tie(other.rpartition(".")[0], other.rpartition(".")[2], name)
+
+
+def settle(deps: Dependencies, kept: dict[str, list[int]]) -> list[Attr]:
+    """The attributes to set for these cuts, verified; raises ``NotApplicable`` when nothing runs."""
+    source: Workload = deps.graph.source
+    cuts = deps.cuts(kept)
+    exact = list(_exact(source.model, cuts))
+    sure, unsure = _candidates(source.model, deps, kept, {(a.path, a.name) for a in exact})
+    kinds = sorted({(type(source.model.get_submodule(a.path)).__name__, a.name) for a in unsure})
+    why: Exception | None = None
+    for flipped in islice(_subsets(kinds), MOST_TRIES):
+        attrs = exact + sure + [
+            a for a in unsure
+            if (type(source.model.get_submodule(a.path)).__name__, a.name) in flipped
+        ]
+        try:
+            verify(deps, kept, cuts, attrs)
+        except (CaptureError, NotApplicable) as e:
+            why = why or e
+            continue
+        return attrs
+    raise NotApplicable(f"the cut model does not run: {why}")
+
+
+def verify(
+    deps: Dependencies, kept: dict[str, list[int]], cuts: list[Cut], attrs: list[Attr]
+) -> Graph:
+    """Capture the cut fake model; every tensor must have the predicted shape, every operator the same
+    constants (an attribute wrongly changed may scale attention without changing a shape).
+    """
+    source: Workload = deps.graph.source
+    with fake(source):
+        editor = Editor(source)
+        cut_tensors(editor, cuts)
+        for a in attrs:
+            editor.attr(a.path, a.name, a.value)
+    with _quiet():
+        after = capture(editor.workload, already_fake=True)
+    expected = deps.shapes_after(kept)
+    if len(after.nodes) != len(deps.graph.nodes):
+        raise NotApplicable("the cut model runs other operators than the original")
+    for old, new in zip(deps.graph.nodes, after.nodes, strict=True):
+        if old.op != new.op:
+            raise NotApplicable(f"{old.op} at {old.line} became {new.op}")
+        if _constants(old) != _constants(new):
+            raise NotApplicable(f"{old.op} at {old.line} computes with other constants after the cut")
+        for t_old, t_new in zip(old.outputs, new.outputs, strict=True):
+            want, got = expected[t_old], after.tensors[t_new].shape
+            if want != got:
+                raise NotApplicable(
+                    f"{old.op} at {old.line} gives {list(got)}, not {list(want)} as predicted"
+                )
+    return after
+
+
+def _exact(model: nn.Module, cuts: list[Cut]) -> Iterator[Attr]:
+    """Attributes of torch's own layers and of Hugging Face's Conv1D, from their tensors' new sizes."""
+    sizes: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
+    for c in cuts:
+        path, _, own = c.name.rpartition(".")
+        sizes[path][own, c.dim] = len(c.keep)
+    for path, new in sizes.items():
+        module = model.get_submodule(path)
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, torch.Tensor):
+            continue
+        shape = [new.get(("weight", d), n) for d, n in enumerate(weight.shape)]
+        for name, value in _layer_attrs(module, weight, shape):
+            if name in vars(module) and getattr(module, name) != value:
+                yield Attr(path, name, value)
+
+
+def _layer_attrs(
+    module: nn.Module, weight: torch.Tensor, shape: list[int]
+) -> Iterator[tuple[str, Any]]:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        flip = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        groups = module.groups
+        if groups > 1 and weight.shape[1] == 1:  # depthwise: a group per channel
+            groups = groups * shape[0] // weight.shape[0]
+            yield "groups", groups
+        a, b = shape[0], shape[1] * groups
+        yield "in_channels", a if flip else b
+        yield "out_channels", b if flip else a
+    elif isinstance(module, nn.Linear):
+        yield "out_features", shape[0]
+        yield "in_features", shape[1]
+    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        yield "num_embeddings", shape[0]
+        yield "embedding_dim", shape[1]
+    elif type(module).__name__ == "Conv1D":
+        yield "nx", shape[0]
+        yield "nf", shape[1]
+    elif hasattr(module, "normalized_shape"):
+        yield "normalized_shape", tuple(shape)
+    else:
+        yield "num_features", shape[0]
+        yield "num_channels", shape[0]
+
+
+def _candidates(
+    model: nn.Module,
+    deps: Dependencies,
+    kept: dict[str, list[int]],
+    known: set[tuple[str, str]],
+) -> tuple[list[Attr], list[Attr]]:
+    """Attributes that equal a size which always changes in their module, and those where it may."""
+    sure: list[Attr] = []
+    unsure: list[Attr] = []
+    exact_paths = {path for path, _ in known}
+    for path, sizes in deps.sizes(kept).items():
+        module = model.get_submodule(path)
+        if path in exact_paths:
+            continue
+        for name, value in vars(module).items():
+            if name.startswith("_") or isinstance(value, bool) or not isinstance(value, int):
+                continue
+            becomes = sizes.get(value, set())
+            changed = sorted(becomes - {value})
+            if changed:
+                (sure if becomes == set(changed) and len(changed) == 1 else unsure).append(
+                    Attr(path, name, changed[0])
+                )
+    return sure, unsure
+
+
+def _subsets(kinds: list[tuple[str, str]]) -> Iterator[set[tuple[str, str]]]:
+    """All but the size of a head (it never changes), then every combination, large to small."""
+    likely = {k for k in kinds if "head_dim" not in k[1] and "head_size" not in k[1]}
+    yield likely
+    for r in range(len(kinds), -1, -1):
+        for c in combinations(kinds, r):
+            if set(c) != likely:
+                yield set(c)
+
+
+def _constants(node: Node) -> tuple[Any, ...]:
+    """The numbers an arithmetic or attention operator computes with."""
+    name = node.op.rpartition("::")[2].rstrip("_")
+    if name not in POINTWISE and "attention" not in name:
+        return ()
+    values = (*node.args, *node.kwargs.values())
+    return tuple(v for v in values if isinstance(v, (int, float)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging the trials that fail; their reason is kept by the caller."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(was)
