@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from paredown.down import down as down
+    from paredown.paring import down as down
+    from paredown.artefact import load as load
     from paredown.errors import ParedownError as ParedownError
     from paredown.workload import Workload as Workload
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 _LAZY = {
     "Workload": "paredown.workload",
     "ParedownError": "paredown.errors",
-    "down": "paredown.down",
+    "load": "paredown.artefact",
+    "down": "paredown.paring",
 }
 
-__all__ = ["ParedownError", "Workload", "__version__", "down"]
+__all__ = ["ParedownError", "Workload", "__version__", "down", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -104,6 +104,7 @@ def _load(path: Path) -> Record:
         raise ArtefactError(f"damaged change record {path.name}: {e}") from None
 
 
+_OPS = frozenset({"swap", "tensor", "attr", "attach", "tie"})
 _EMPTY = asdict(Edit("swap", ""))
 
 
@@ -115,7 +116,7 @@ def _short(edit: Edit) -> dict[str, Any]:
 
 def _edit(data: dict[str, Any]) -> Edit:
     known = {f.name for f in fields(Edit)}
-    if set(data) - known or data.get("op") not in ("swap", "tensor", "attr", "attach"):
+    if set(data) - known or data.get("op") not in _OPS:
         raise ArtefactError(f"a change record holds an edit this paredown does not know: {data}")
     if data.get("shape") is not None:
         data = {**data, "shape": tuple(int(d) for d in data["shape"])}
