@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from paredown.errors import CaptureError
 from paredown.graph import rules
 from paredown.graph.graph import Graph
+from paredown.graph.mend import as_on_the_device
 from paredown.graph.record import Recorder, last_user_line
 from paredown.graph.tensors import Faker, held, materialise, replace_tensors, walk
 from paredown.graph.train import training_step
@@ -69,7 +70,7 @@ def capture(workload: Workload, *, train: bool = False, already_fake: bool = Fal
     source = workload if already_fake and not _real_left(workload) else fake_workload(workload)
     mode = _mode_of(source) or FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with mode:
+        with mode, as_on_the_device():
             graph = _record(source, train)
     except Exception as e:
         graph = _again_with_real_weights(workload, source, train, e)
@@ -110,7 +111,7 @@ def _again_with_real_weights(
     """Run on real tensors what fake ones could not; a second failure is the user's to see."""
     where = last_user_line(why, __file__)
     reason = f"{type(why).__name__}{where}"
-    need, free = 2 * _bytes(workload), _free_memory()
+    need, free = 2 * _bytes(workload), free_memory()
     if need > free:
         branches = isinstance(why, _BRANCHES)
         what = "branches on data" if branches else f"cannot run on fake tensors: {_line_of(why)}"
@@ -164,8 +165,8 @@ def _bytes(workload: Workload) -> int:
     return sum(t.numel() * t.element_size() for t in unique)
 
 
-def _free_memory() -> int:
-    """Bytes available to new allocations, as the kernel estimates them."""
+def free_memory() -> int:
+    """Return the bytes available to new allocations, as the kernel estimates them."""
     try:
         with open("/proc/meminfo") as f:
             for line in f:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -19,6 +20,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from paredown.graph.graph import Graph, Kind, Node, Phase, Ref, Storage, Tensor
+from paredown.graph.mend import MENDED
 from paredown.graph.tensors import held, held_packed, packed_weight, walk
 from paredown.workload import Workload
 
@@ -149,7 +151,7 @@ class Recorder(TorchDispatchMode):
         inputs: list[int] = []
         noted_args = tuple(self._note(a, inputs) for a in args)
         noted_kwargs = {k: self._note(v, inputs) for k, v in kwargs.items()}
-        out = func(*args, **kwargs)
+        out = self._call(func, args, kwargs)
         index = len(self._nodes)
         outputs = [self._add(t, "intermediate", None, created=index) for _, t in walk(out)]
         if not outputs and func._schema.is_mutable:
@@ -167,6 +169,12 @@ class Recorder(TorchDispatchMode):
         )
         self._nodes.append(node)
         return out
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mended = MENDED.get(func)
+        if mended is not None and isinstance(args[0], FakeTensor):
+            return mended(*args, **kwargs)
+        return func(*args, **kwargs)
 
     def _module(self) -> str:
         if self.phase == "backward":

@@ -14,6 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 DEEPEST = 8
 """How far `walk` looks into nested objects: caches, outputs and configs are shallower than this."""
 
+KNOWN = 1 << 20
+"""Integer and boolean tensors up to this many elements keep their values under fake tensors, so that
+code that looks at a mask or a position takes the branch it really takes."""
+
 
 def walk(obj: Any, path: str = "", _depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor inside mappings, sequences, dataclasses and plain objects, with a dotted path.
@@ -69,7 +73,10 @@ class Faker:
         if isinstance(t, FakeTensor):
             return t
         if t.device.type != "meta":
-            return self.mode.from_tensor(t)
+            fake = self.mode.from_tensor(t)
+            if not t.is_floating_point() and t.numel() <= KNOWN and t.layout == torch.strided:
+                fake.constant = t.detach().clone()
+            return fake
         fake = self._of_meta(t)
         if isinstance(t, nn.Parameter):
             return nn.Parameter(fake, requires_grad=t.requires_grad)

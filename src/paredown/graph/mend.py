@@ -1,0 +1,61 @@
+"""Where fake tensors would make a model run another program than the device runs.
+
+One table of mended meta kernels, and the places where a library asks "am I being traced?" and then
+builds masks that it leaves out in a real run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses import fake_tensor
+
+from paredown.graph.tensors import KNOWN
+
+
+@contextlib.contextmanager
+def as_on_the_device() -> Iterator[None]:
+    """Make a fake run take the branches of a real one.
+
+    Values known to fake tensors (integer inputs) are carried through operators up to ``KNOWN``
+    elements, and transformers no longer takes a fake mask for one of a compiler.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", KNOWN))
+        # What a meta kernel refuses is raised and then retried; its own log lines only repeat it.
+        stack.enter_context(mock.patch.object(fake_tensor.log, "disabled", True))
+        utils = sys.modules.get("transformers.utils.import_utils")
+        if utils is not None and hasattr(utils, "is_fake_tensor"):
+            stack.enter_context(mock.patch.object(utils, "is_fake_tensor", _never))
+        yield
+
+
+def _never(_: torch.Tensor) -> bool:
+    return False
+
+
+def _grouped_mm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """torch 2.13's meta kernel accepts bfloat16 alone; the CPU runs every float type."""
+    dtype = out_dtype or a.dtype
+    if a.dim() == 2 and b.dim() == 2:
+        assert offs is not None
+        return a.new_empty((offs.numel(), a.shape[0], b.shape[1]), dtype=dtype)
+    if a.dim() == 3 and b.dim() == 3:
+        return a.new_empty((a.shape[0], a.shape[1], b.shape[2]), dtype=dtype)
+    rows = a.shape[-2] if a.dim() == 2 else a.shape[1]
+    return a.new_empty((rows, b.shape[-1]), dtype=dtype)
+
+
+MENDED: dict[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
+"""Operator overload -> a meta kernel that agrees with the CPU."""
