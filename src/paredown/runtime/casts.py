@@ -1,4 +1,7 @@
-"""The hook ``cast``: a module that computes in another dtype than its surroundings, cast at its boundary."""
+"""The hook ``cast``: a module computes in another dtype than its surroundings."""
+
+# torch keeps its modules' tables and base classes private.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ from torch.utils import _pytree as pytree
 from paredown.runtime.forms import hook
 
 
-def cast_tree(tree: Any, source: tuple[torch.dtype, ...], to: torch.dtype) -> Any:
-    """The same tree with tensors of a ``source`` dtype cast ``to`` another; all else untouched."""
+def cast_tree(tree: Any, source: torch.dtype, to: torch.dtype) -> Any:
+    """The same tree with tensors of dtype ``source`` cast ``to`` another; all else untouched."""
 
     def one(leaf: Any) -> Any:
-        return leaf.to(to) if isinstance(leaf, torch.Tensor) and leaf.dtype in source else leaf
+        return leaf.to(to) if isinstance(leaf, torch.Tensor) and leaf.dtype == source else leaf
 
     return pytree.tree_map(one, tree)
 
 
 @dataclass(frozen=True)
 class _CastInputs:
-    source: tuple[torch.dtype, ...]
+    source: torch.dtype
     to: torch.dtype
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -32,7 +35,7 @@ class _CastInputs:
 
 @dataclass(frozen=True)
 class _CastOutputs:
-    source: tuple[torch.dtype, ...]
+    source: torch.dtype
     to: torch.dtype
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -43,18 +46,16 @@ class _CastOutputs:
 def cast(module: nn.Module, config: dict[str, Any]) -> None:
     """Cast a module's tensors and its boundary.
 
-    ``config``: ``inside`` and ``outside`` are dtype names. Floating inputs of the outside dtype are cast
-    to ``inside``, outputs back to ``outside`` (``outputs: false`` leaves them). ``weights`` (a list of
-    tensor names below the module) are turned to ``inside``; tied tensors stay tied.
+    ``config``: ``inside`` and ``outside`` are dtype names; inputs of the outside dtype are cast to
+    ``inside`` and outputs back. ``weights`` (names of tensors below the module) are turned to
+    ``inside``; tied tensors stay tied.
     """
     inside, outside = getattr(torch, config["inside"]), getattr(torch, config["outside"])
     names = set(config.get("weights", ()))
     if names:
         _cast_weights(module, names, inside)
-    if config.get("inputs", True):
-        module.register_forward_pre_hook(_CastInputs((outside,), inside), with_kwargs=True)
-    if config.get("outputs", True):
-        module.register_forward_hook(_CastOutputs((inside,), outside))
+    module.register_forward_pre_hook(_CastInputs(outside, inside), with_kwargs=True)
+    module.register_forward_hook(_CastOutputs(inside, outside))
 
 
 def _cast_weights(root: nn.Module, names: set[str], to: torch.dtype) -> None:

@@ -1,18 +1,20 @@
-"""The one form between techniques and backends: a closed list of modules and hooks a change may put in.
+"""Forms and hooks: the closed list of what a change may put into a model.
 
-A form is a plain `nn.Module` with ``config()`` (JSON-able) and ``from_config``; its tensors travel in
-safetensors. Artefacts name forms by class name only, so replaying one never runs foreign code.
+A form is a plain `nn.Module` with ``config()`` (JSON-able); its tensors travel in safetensors.
+Artefacts name forms by class name only, so replaying one never runs foreign code.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from paredown.errors import ArtefactError
+
+M = TypeVar("M", bound=nn.Module)
 
 FORMS: dict[str, type[nn.Module]] = {"Identity": nn.Identity}
 HOOKS: dict[str, Callable[[nn.Module, dict[str, Any]], None]] = {}
@@ -21,7 +23,7 @@ HOOKS: dict[str, Callable[[nn.Module, dict[str, Any]], None]] = {}
 MODULES = ("paredown.runtime.quantized", "paredown.runtime.casts")
 
 
-def form(cls: type[nn.Module]) -> type[nn.Module]:
+def form(cls: type[M]) -> type[M]:
     """Register a module class that a change may swap in (class decorator)."""
     FORMS[cls.__name__] = cls
     return cls

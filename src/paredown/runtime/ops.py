@@ -2,12 +2,12 @@
 
 The eager form here is the reference semantics. Each backend owns a lowering to its real operator.
 
-Conventions: ``q = clamp(round_half_even(x / scale) + zero, qmin, qmax)``; ``x' = (q - zero) * scale``.
-``scale`` is float32. Granularity follows from its shape and ``axis`` / ``group``:
-one element: per tensor; ``axis`` >= 0: one scale per index of that axis; ``group`` > 0: ``scale`` has
-shape ``(rows, columns / group)`` for a 2-D tensor. ``zero`` is an integer tensor of one element or of
-``scale``'s shape. Zero is exact: it maps to the zero point and back to 0.0. Integers hold no NaN: a NaN
-becomes the zero point (so 0.0), infinities saturate.
+Conventions: ``q = clamp(round_half_even(x / scale) + zero, qmin, qmax)`` and
+``x' = (q - zero) * scale``. ``scale`` is float32. Granularity follows from its shape and ``axis``
+or groups: one element is per tensor; ``axis`` >= 0 one scale per index of that axis; grouped 2-D
+weights have scales ``(rows, groups)``. ``zero`` is an integer tensor of one element or of
+``scale``'s shape. Zero is exact: it maps to the zero point and back to 0.0. Integers hold no NaN:
+`quantize` makes it the zero point (so 0.0); infinities saturate.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def dequantize_groups(
 ) -> Tensor:
     """Packed grouped weights to a float matrix ``(rows, columns)``.
 
-    ``bits`` 8: ``q`` is ``(rows, columns)`` uint8. ``bits`` 4: ``q`` is ``(rows, ceil(columns / 2))``
-    uint8, the even column in the low nibble. ``scale`` (float32) and ``zero`` (uint8) are
+    ``bits`` 8: ``q`` is ``(rows, columns)`` uint8. ``bits`` 4: ``(rows, ceil(columns / 2))`` uint8,
+    the even column in the low nibble. ``scale`` (float32) and ``zero`` (uint8) are
     ``(rows, groups)``; columns are split evenly over the groups.
     """
     return _ungroup(q, scale, zero, bits, columns, dtype)
@@ -100,7 +100,8 @@ def embedding_groups(
 ) -> Tensor:
     """Rows of a packed grouped table: ``index`` of any shape to ``(*index.shape, columns)``.
 
-    Only the rows asked for are read and dequantized. The table is laid out as in `dequantize_groups`.
+    Only the rows asked for are read and dequantized; the table is laid out as in
+    `dequantize_groups`.
     """
     rows = index.reshape(-1)
     w = _ungroup(q[rows], scale[rows], zero[rows], bits, columns, dtype)
@@ -124,7 +125,8 @@ def _(
 def dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per-tensor uint8 with scale and zero point from this tensor's own range, zero kept exact.
 
-    Returns ``(q, scale (1,), zero (1,) int32)``. The rule is ONNX DynamicQuantizeLinear's.
+    Returns ``(q, scale (1,), zero (1,) int32)``. The rule is ONNX DynamicQuantizeLinear's. A NaN
+    anywhere makes the scale NaN, and with it everything that is dequantized.
     """
     x32 = x.float()
     low = torch.clamp(x32.min(), max=0.0)

@@ -1,9 +1,9 @@
-"""Forms with packed integer weights: the reference semantics that backends lower to real integer operators.
+"""Forms with packed integer weights: the reference semantics of what backends run in integers.
 
-Each form computes ``quantize -> dequantize -> float operator`` with the operators of `runtime.ops`, so
-its float output is the integer layer's output up to float rounding (Krishnamoorthi 2018,
-arXiv:1806.08342, section 2). Packed weights are parameters (a checkpoint's elements), scales and zero
-points buffers. Activations may be float32 or bfloat16: weights are dequantized to the input's dtype.
+Each form computes ``quantize -> dequantize -> float operator`` with the operators of `runtime.ops`,
+so its output is the integer layer's up to float rounding (Krishnamoorthi 2018, arXiv:1806.08342,
+section 2). Packed weights are parameters (a checkpoint's elements), scales and zero points buffers.
+Activations may be float32 or bfloat16: weights are dequantized to the input's dtype.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from paredown.runtime.forms import form
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def _packed(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> nn.Parameter:
+def _packed(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None
+) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
 
 
 def _bias(size: int, bias: str | None, device: torch.device | None) -> nn.Parameter | None:
-    """An uninitialised bias of dtype ``bias`` (None: no bias), never trained through a packed weight."""
+    """An uninitialised bias of dtype ``bias``; None for no bias."""
     if bias is None:
         return None
     return nn.Parameter(
@@ -39,7 +41,7 @@ def _like(bias: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 class _Static(nn.Module):
-    """Shared by the static forms: an activation range in ``in_scale`` / ``in_zero``, int8 weights."""
+    """Shared by the static forms: int8 weights, the input's range in ``in_scale`` / ``in_zero``."""
 
     weight: nn.Parameter
     scale: Tensor
@@ -264,7 +266,7 @@ class WeightOnlyLinear(_Grouped):
 
 @form
 class WeightOnlyEmbedding(_Grouped):
-    """Embedding over packed 8- or 4-bit rows: only the rows asked for are dequantized, to ``dtype``."""
+    """Embedding over packed 8- or 4-bit rows: only rows asked for are dequantized, to ``dtype``."""
 
     def __init__(
         self,
@@ -308,7 +310,7 @@ class WeightOnlyEmbedding(_Grouped):
 
 
 INTEGER: tuple[type[nn.Module], ...] = (_Static, DynamicLinear, _Grouped)
-"""Every form with packed integer weights; their scales stay float32 whatever the model computes in."""
+"""Every form with packed weights; its scales stay float32 whatever the model computes in."""
 
 
 def _dtype_of(bias: Tensor | None) -> str | None:

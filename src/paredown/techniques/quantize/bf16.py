@@ -1,14 +1,17 @@
 """bf16: the model computes in bfloat16, its boundary keeps the dtypes its callers know.
 
-Halves weights and activations; matrix products run on the CPU's or GPU's bf16 units where it has them.
-What must keep more than 8 bits of mantissa stays float32: batch norms (their kernels take bf16
-inputs with float32 statistics), inverse frequencies of rotary embeddings (angles grow with position),
-and every site left out of the recipe, which then is cast at its own boundary. Sums inside matrix products, softmax and norms are float32 in
-the kernels of torch and OpenVINO.
+Halves weights and activations; matrix products run on bf16 units where the device has them. What
+must keep more than 8 bits of mantissa stays float32: batch norms (kernels take bf16 inputs with
+float32 statistics), inverse frequencies of rotary embeddings (angles grow with position), and every
+site left out of the recipe, which then is cast at its own boundary. Sums inside matrix products,
+softmax and norms are float32 in the kernels of torch and OpenVINO.
 
 Cost law: half the bytes; time by the device's bf16 rate. Limits: a model whose own forward makes
 float32 tensors that meet bf16 ones is refused with torch's words, found by a run without weights.
 """
+
+# torch keeps its modules' tables and base classes private.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -46,9 +49,9 @@ class BF16(Rewrite):
     maturity: ClassVar[Any] = "stable"
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
-        """Modules that own float32 parameters, ``path:dtype``; all refused when a dry run fails.
+        """Modules that own float32 parameters, ``path:dtype``; refused when a dry run fails.
 
-        Modules that can only change together (tied weights, weights read from outside) are one site.
+        Modules that can only change together (tied, or read from outside) are one site.
         """
         plan = _Plan(workload, graph)
         found = gather(workload, "dtype", plan.judge)
@@ -119,10 +122,13 @@ class _Plan:
             if head in (first, second):
                 self.group[path] = root
 
-    def judge(self, path: str, module: nn.Module) -> str | None | bool:
+    def judge(self, path: str, module: nn.Module) -> str | bool | None:
         """For `gather`: the head of each group is its site; the root's own tensors are no site."""
-        if not path or self.group.get(path) != path:
-            return False
+        return False if not path or self.group.get(path) != path else self.refusal(path)
+
+    def refusal(self, path: str) -> str | None:
+        """Why a site cannot turn to bf16, None when it can."""
+        module = self.model.get_submodule(path)
         own = next((p for p in _own(module) if p.dtype != torch.float32), None)
         return None if own is None else f"its weights are {dtype_name(own)}, not float32"
 
@@ -131,7 +137,7 @@ class _Plan:
         out = [
             path
             for path, head in self.group.items()
-            if head and head not in chosen and self.judge(head, self.model.get_submodule(head)) is None
+            if head and head not in chosen and self.refusal(head) is None
         ]
         return [p for p in out if not any(p.startswith(o + ".") for o in out)]
 
@@ -151,7 +157,7 @@ class _Plan:
 
 
 def _stays(module: nn.Module) -> bool:
-    """Forms with packed weights take any input dtype; batch norms take bf16 with float32 tensors."""
+    """Forms with packed weights take any input; batch norms take bf16 with float32 tensors."""
     return isinstance(module, INTEGER) or "running_mean" in module._buffers
 
 

@@ -1,4 +1,7 @@
-"""What the numeric techniques share: which modules' weights may be replaced, and the affine mapping."""
+"""What the numeric techniques share: whose weights may be replaced, and the affine mapping."""
+
+# torch keeps its modules' tables and base classes private.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -70,9 +73,9 @@ def paths(workload: Workload, sites: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def gather(
-    workload: Workload, role: str, judge: Callable[[str, nn.Module], str | None | bool]
+    workload: Workload, role: str, judge: Callable[[str, nn.Module], str | bool | None]
 ) -> Sites:
-    """Sites over all modules: ``judge`` answers None (may act), a reason, or False (not of concern).
+    """Sites over all modules: ``judge`` says None (may act), a reason, or False (no concern).
 
     A site that stands for several current modules is refused when one of them is.
     """
@@ -155,10 +158,10 @@ def _plain_forward(module: nn.Module) -> bool:
 
 
 def symmetric(weight: Tensor, bits: int, per_channel: bool) -> tuple[Tensor, Tensor]:
-    """Symmetric integers of a weight: ``(int8 weight, float32 scale)``, one scale per output channel.
+    """Symmetric integers of a weight: ``(int8 weight, float32 scales)``, one per output channel.
 
-    ``q = round(w / s)`` with ``s = max|w| / (2**(bits-1) - 1)`` (Krishnamoorthi 2018, section 2.2); a
-    channel of zeros gets scale 1. ``|w - q s| <= s / 2`` everywhere.
+    ``q = round(w / s)`` with ``s = max|w| / (2**(bits-1) - 1)`` (Krishnamoorthi 2018, section 2.2);
+    a channel of zeros gets scale 1. ``|w - q s| <= s / 2`` everywhere.
     """
     top = 2 ** (bits - 1) - 1
     w = weight.detach().to(torch.float32)

@@ -1,7 +1,7 @@
 """Dynamic int8 linears: int8 weights ahead of time, activation ranges from each input at run time.
 
-The affine mapping is Krishnamoorthi's (2018, arXiv:1806.08342, section 2.1); taking ranges at run time
-needs no calibration data and follows each input, at the price of one pass over every activation.
+The affine mapping is Krishnamoorthi's (2018, arXiv:1806.08342, section 2.1); ranges taken at run
+time need no calibration data and follow each input, at the price of one pass over every activation.
 Cost law: weights a quarter of fp32; pays where the weight traffic dominates (small batches of long
 linears) and the backend has a fused kernel. Limits: linears and Hugging Face's ``Conv1D`` only.
 """
@@ -31,7 +31,7 @@ from paredown.workload import Workload
 
 @dataclass(frozen=True)
 class DynamicInt8(Rewrite):
-    """Int8 linears whose activation range is taken at run time (Krishnamoorthi 2018, section 2.1)."""
+    """Int8 linears, activation ranges taken at run time (Krishnamoorthi 2018, section 2.1)."""
 
     name: ClassVar[str] = "dynamic-int8"
     paper: ClassVar[str | None] = "quant-whitepaper"
@@ -47,7 +47,7 @@ class DynamicInt8(Rewrite):
         """Linears and ``Conv1D``, ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | None | bool:
+        def judge(path: str, module: nn.Module) -> str | bool | None:
             kind = kind_of(module)
             if kind is None:
                 return False

@@ -1,13 +1,16 @@
-"""Fold batch normalisation into the convolution or linear before it (Krishnamoorthi 2018, section 3.1.2).
+"""Fold batch normalisation into the layer before it (Krishnamoorthi 2018, arXiv:1806.08342).
 
 In eval mode a batch norm is an affine map per channel, so ``norm(conv(x))`` is one convolution with
-weight ``W g / sigma`` and bias ``(b - mu) g / sigma + beta``. Which norm follows which convolution is
-read from the captured run, never from names or registration order: the norm's input is made by the
-convolution, nothing else reads it, and both run once.
+weight ``W g / sigma`` and bias ``(b - mu) g / sigma + beta``. Which norm follows which convolution
+is read from the captured run, never from names or registration order: the norm's input is made by
+the convolution, nothing else reads it, and both run once.
 
 Cost law: one read and one write of the activation less per norm; nothing where a backend folds too.
 Deviation: none in eval; training-time folding with batch statistics (section 3.2.2) is `qat.py`'s.
 """
+
+# torch keeps its modules' tables and base classes private.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from paredown.workload import Workload
 
 @dataclass(frozen=True)
 class FoldNorm(Rewrite):
-    """Batch norm folded into the convolution, transposed convolution or linear that feeds it; exact."""
+    """Batch norm folded into the (transposed) convolution or linear that feeds it; exact."""
 
     name: ClassVar[str] = "fold-norm"
     paper: ClassVar[str | None] = "quant-whitepaper"
@@ -42,7 +45,7 @@ class FoldNorm(Rewrite):
         """One site per batch norm, ``bn.path:norm``."""
         flow = _Flow(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | None | bool:
+        def judge(path: str, module: nn.Module) -> str | bool | None:
             if not isinstance(module, _BatchNorm):
                 return False
             found = flow.feeder(path, module)

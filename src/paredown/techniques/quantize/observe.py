@@ -1,4 +1,4 @@
-"""Activation ranges of many modules in one streaming pass: histograms whose range grows by doubling."""
+"""Activation ranges of many modules in one streaming pass: histograms that grow by doubling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BINS = 4096
 
 
 class Histogram:
-    """Counts over ``[-reach, reach]``; a wider batch doubles ``reach`` and merges pairs of bins exactly."""
+    """Counts over ``[-reach, reach]``; a wider batch doubles ``reach``, merging pairs of bins."""
 
     def __init__(self) -> None:
         self.counts = torch.zeros(_BINS, dtype=torch.float64)
@@ -48,9 +48,9 @@ class Histogram:
         self.reach *= 2
 
     def range(self, percentile: float) -> tuple[float, float]:
-        """The interval that leaves ``100 - percentile`` percent out at either end; 100 is min and max.
+        """The interval that leaves ``100 - percentile`` percent out at either end.
 
-        Never wider than what was seen.
+        100 is minimum and maximum; never wider than what was seen.
         """
         if percentile >= 100.0 or not self.reach:
             return self.low, self.high
@@ -66,9 +66,9 @@ class Histogram:
 
 
 def input_histograms(workload: Workload, at: Iterable[str]) -> dict[str, Histogram]:
-    """Histograms of the first input of each module in ``at`` over the calibration inputs, in eval mode.
+    """Histograms of the first input of each module in ``at`` over the calibration inputs.
 
-    Raises ``InputError`` when there is no calibration item, or naming the module where one overflows.
+    Raises ``InputError`` without calibration items, or naming the module where one overflows.
     """
     copy = workload.copy()
     copy.model.eval()

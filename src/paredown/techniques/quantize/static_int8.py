@@ -1,9 +1,11 @@
-"""Post-training static int8 (Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient
-inference: A whitepaper", arXiv:1806.08342, sections 2 and 3.1).
+"""Post-training static int8: integer convolutions and linears.
+
+Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference: A whitepaper",
+arXiv:1806.08342, sections 2 and 3.1.
 
 Weights become symmetric int8 with one scale per output channel (zero point 0, range +-127);
-activations per-tensor asymmetric uint8 over a range fixed from calibration data, widened to hold 0 so
-that zero padding and ReLU stay exact. The layer then is an integer product with an int32 sum.
+activations per-tensor asymmetric uint8 over a range fixed from calibration data, widened to hold 0
+so that zero padding and ReLU stay exact. The layer then is an integer product with an int32 sum.
 
 Deviations: activation ranges are percentiles of one histogram over all calibration data (the paper
 keeps moving averages of minima and maxima); bias stays float, as CPU runtimes take it.
@@ -70,9 +72,7 @@ class StaticInt8(Rewrite):
     lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
     maturity: ClassVar[Any] = "stable"
 
-    percentile: Annotated[float, Choice(100.0, 99.99, 99.9), "range kept at either end, percent"] = (
-        99.99
-    )
+    percentile: Annotated[float, Choice(100.0, 99.99, 99.9), "percent kept at either end"] = 99.99
     per_channel: Annotated[bool, "one weight scale per output channel, else one per tensor"] = True
     weight_bits: Annotated[int, "8, or 4 for study: a 4-bit weight still takes a byte here"] = 8
 
@@ -86,7 +86,7 @@ class StaticInt8(Rewrite):
         """Convolutions and linears, ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | None | bool:
+        def judge(path: str, module: nn.Module) -> str | bool | None:
             kind = kind_of(module)
             if kind is None:
                 return False
@@ -134,8 +134,8 @@ class StaticInt8(Rewrite):
             rows, columns = weight.shape
             new: Any = QuantLinear(columns, rows, bias, self.per_channel, device)
         else:
-            shape, geometry = tuple(weight.shape), (old.stride, old.padding, old.dilation, old.groups)
-            new = QuantConv(shape, *geometry, bias, self.per_channel, device)
+            geometry = (old.stride, old.padding, old.dilation, old.groups)
+            new = QuantConv(tuple(weight.shape), *geometry, bias, self.per_channel, device)
         packed, scale = symmetric(weight, self.weight_bits, self.per_channel)
         new.weight = nn.Parameter(packed, requires_grad=False)
         new.scale = scale

@@ -1,13 +1,12 @@
-"""Weight-only int8 and int4 with grouped asymmetric scales (Krishnamoorthi 2018, section 3.1.1,
-arXiv:1806.08342, for weight-only quantization; groups along the input dimension as in GPTQ's and
-AWQ's formats).
+"""Weight-only int8 and int4 with grouped asymmetric scales (Krishnamoorthi 2018, arXiv:1806.08342,
+section 3.1.1; groups along the input dimension as in GPTQ's and AWQ's formats).
 
 Each row of a weight is cut into groups of ``group_size`` columns; a group has a float32 scale and a
 uint8 zero point over its own range, widened to hold 0. ``clip`` shrinks each group's range to the
 least squared error over a grid, from the weights alone.
 
 Cost law: 4x (8 bits) or 8x / (1 + 10 / group_size) (4 bits) fewer weight bytes; time falls where
-weight traffic bounds the run (decoding, small batches) and the backend multiplies from packed weights.
+weight traffic bounds the run (decoding, small batches) and the backend multiplies packed weights.
 Limits: linears and ``Conv1D``; embeddings on request; a weight tied between embedding and head is
 refused: packing one of the two would hold it twice.
 """
@@ -41,7 +40,7 @@ _CLIPS = tuple(1.0 - 0.05 * i for i in range(11))
 
 @dataclass(frozen=True)
 class WeightOnly(Rewrite):
-    """Packed int8 or int4 weights in groups, float arithmetic (Krishnamoorthi 2018, section 3.1.1)."""
+    """Packed int8 or int4 weights in groups, float arithmetic (Krishnamoorthi 2018, 3.1.1)."""
 
     name: ClassVar[str] = "weight-only"
     paper: ClassVar[str | None] = "quant-whitepaper"
@@ -68,7 +67,7 @@ class WeightOnly(Rewrite):
         """Linears and ``Conv1D`` (and embeddings where asked), ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | None | bool:
+        def judge(path: str, module: nn.Module) -> str | bool | None:
             kind = kind_of(module)
             if kind is None:
                 return False
@@ -128,9 +127,9 @@ def grouped(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Asymmetric integers of a ``(rows, columns)`` weight in groups of columns.
 
-    Returns ``(q, scale, zero)``: uint8 values ``(rows, columns)`` up to ``2**bits - 1``, float32 scales
-    and uint8 zero points ``(rows, groups)``. Without ``clip``, ``|w - w'| <= scale / 2``: rounding the
-    zero point moves both ends of the range by the same half step at most, so clamping stays within it.
+    Returns ``(q, scale, zero)``: uint8 values ``(rows, columns)`` up to ``2**bits - 1``, float32
+    scales and uint8 zero points ``(rows, groups)``. Without ``clip``, ``|w - w'| <= scale / 2``:
+    rounding the zero point moves both ends by at most half a step, so clamping stays within it.
     """
     rows, columns = weight.shape
     w = weight.detach().to(torch.float32).reshape(rows, -1, group_size or columns)
