@@ -10,6 +10,8 @@ from paredown.runtime.backend import Backend
 # name -> module:class; modules import their runtime only when they are used.
 _BACKENDS = {
     "eager": "paredown.runtime.eager:Eager",
+    "inductor": "paredown.runtime.inductor:Inductor",
+    "onnxruntime": "paredown.runtime.onnxruntime:OnnxRuntime",
     "openvino": "paredown.runtime.openvino:OpenVino",
 }
 

@@ -18,6 +18,8 @@ from paredown.errors import LoweringError
 def prepare(program: torch.export.ExportedProgram) -> None:
     """Rewrite, in place, what OpenVINO's extensions cannot see: dtypes and dynamic pairs."""
     graph = program.graph_module.graph
+    if any(str(n.target).startswith("paredown.dequantize") for n in graph.nodes):
+        _widen(program)
     for node in list(graph.nodes):
         target = str(node.target)
         if target.startswith("paredown.dequantize"):
@@ -32,6 +34,31 @@ def prepare(program: torch.export.ExportedProgram) -> None:
                 )
             graph.erase_node(node)
     program.graph_module.recompile()
+
+
+def _widen(program: torch.export.ExportedProgram) -> None:
+    """Write a bf16 program beside integers in float32: the bf16 hint still runs it in bf16.
+
+    The plugin finds int8 products by their float32 dequantize pattern; a cast to bf16 in between hides
+    them, and every product then runs in bf16.
+    """
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(torch.float32) if value.dtype == torch.bfloat16 else value
+        return torch.float32 if value is torch.bfloat16 else value
+
+    for node in program.graph_module.graph.nodes:
+        node.args = torch.fx.node.map_aggregate(node.args, wide)
+        node.kwargs = torch.fx.node.map_aggregate(node.kwargs, wide)
+        if "val" in node.meta:
+            node.meta["val"] = torch.utils._pytree.tree_map(wide, node.meta["val"])
+    for held in (program.state_dict, program.constants):
+        for name, value in list(held.items()):
+            if isinstance(value, torch.nn.Parameter):
+                held[name] = torch.nn.Parameter(wide(value.detach()), requires_grad=False)
+            else:
+                held[name] = wide(value)
 
 
 def extensions() -> list[Any]:
@@ -96,7 +123,9 @@ def _quantize(context: Any) -> list[Any]:
     x = context.get_input(0)
     qmin, qmax, axis = (context.get_values_from_const_input(i, None, int) for i in (3, 4, 5))
     scale = _along(_data(context, 1, "an activation's scale").astype(np.float32), axis, _rank(x))
-    zero = _along(_data(context, 2, "an activation's zero point").astype(np.float32), axis, _rank(x))
+    zero = _along(
+        _data(context, 2, "an activation's zero point").astype(np.float32), axis, _rank(x)
+    )
     low, high = ops.constant((qmin - zero) * scale), ops.constant((qmax - zero) * scale)
     if x.get_element_type().to_string() != "f32":
         x = ops.convert(x, "f32").output(0)
@@ -125,7 +154,6 @@ def _dequantize(context: Any) -> list[Any]:
 
 
 def _dequantize_groups(context: Any) -> list[Any]:
-    import openvino as ov
     import openvino.opset15 as ops
 
     q = _data(context, 0, "grouped weights")
@@ -133,13 +161,13 @@ def _dequantize_groups(context: Any) -> list[Any]:
     zero = _data(context, 2, "a zero point").astype(np.uint8)
     bits, columns = (context.get_values_from_const_input(i, None, int) for i in (3, 4))
     rows, groups = scale.shape
-    shape = ov.Shape([rows, groups, columns // groups])
+    shape = [rows, groups, columns // groups]
     if bits == 4 and columns % 2 == 0:
-        values = ops.constant(ov.Tensor(np.ascontiguousarray(q), shape, ov.Type.u4))
+        values = _u4(q, shape)
     else:
         # An odd row does not fill its last byte: OpenVINO packs without gaps, so it is kept at u8.
         wide = np.stack((q & 15, q >> 4), -1).reshape(rows, -1)[:, :columns] if bits == 4 else q
-        values = ops.constant(np.ascontiguousarray(wide).reshape(list(shape)))
+        values = ops.constant(np.ascontiguousarray(wide).reshape(shape))
     points = _points(zero.reshape(rows, groups, 1), bits)
     w = ops.subtract(ops.convert(values, "f32"), ops.convert(points, "f32"))
     w = ops.multiply(w, ops.constant(scale.reshape(rows, groups, 1)))
@@ -148,7 +176,6 @@ def _dequantize_groups(context: Any) -> list[Any]:
 
 def _points(zero: np.ndarray[Any, Any], bits: int) -> Any:
     """Zero points of the weights' own width: the plugin compresses only where both agree."""
-    import openvino as ov
     import openvino.opset15 as ops
 
     if bits == 8:
@@ -156,5 +183,13 @@ def _points(zero: np.ndarray[Any, Any], bits: int) -> Any:
     flat = zero.reshape(-1)
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
-    packed = flat[0::2] | (flat[1::2] << 4)
-    return ops.constant(ov.Tensor(packed, ov.Shape(list(zero.shape)), ov.Type.u4))
+    return _u4(flat[0::2] | (flat[1::2] << 4), list(zero.shape))
+
+
+def _u4(packed: np.ndarray[Any, Any], shape: list[int]) -> Any:
+    """A constant of 4-bit values that owns its memory; ``packed`` holds two to a byte, low first."""
+    import openvino as ov
+
+    tensor = ov.Tensor(ov.Type.u4, ov.Shape(shape))
+    tensor.data.reshape(-1)[:] = packed.reshape(-1)
+    return ov.op.Constant(tensor)

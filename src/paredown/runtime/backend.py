@@ -126,6 +126,8 @@ def _lost(path: str, asked: Mapping[str, Asked], rows: list[Ran]) -> str | None:
         if off is not None:
             return off.fallback or f"asked for {ask.compute}, ran in {off.precision}"
         if ask.weight and ask.weight not in held:
+            if ran[0].fallback:
+                return ran[0].fallback
             return f"asked for {ask.weight} weights, held as {', '.join(held) or 'unknown'}"
     return None
 

@@ -146,7 +146,9 @@ class Call:
         leaves.extend(got)
 
 
-def describe(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Call, list[torch.Tensor]]:
+def describe(
+    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Call, list[torch.Tensor]]:
     """The call of a model on its example inputs, and the example's tensors in compiled order."""
     positional, keywords, defaults = _signature(model, len(args))
     if len(args) > len(positional):

@@ -106,7 +106,13 @@ def save_tensors(model: nn.Module, path: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
     for name, t in _named(model):
-        key = (t.untyped_storage().data_ptr(), t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
+        key = (
+            t.untyped_storage().data_ptr(),
+            t.storage_offset(),
+            tuple(t.shape),
+            t.stride(),
+            t.dtype,
+        )
         if t.numel() and key in seen:
             tied[name] = seen[key]
             continue
@@ -130,7 +136,10 @@ def load_tensors(model: nn.Module, path: Path) -> None:
         raise ArtefactError(f"{path} is not readable: {first_line(e)}") from None
     tied = {k.removeprefix("tied:"): v for k, v in meta.items() if k.startswith("tied:")}
     names = {name for name, _ in _named(model)}
-    lack, extra = sorted(names - set(tensors) - set(tied)), sorted((set(tensors) | set(tied)) - names)
+    lack, extra = (
+        sorted(names - set(tensors) - set(tied)),
+        sorted((set(tensors) | set(tied)) - names),
+    )
     if lack or extra:
         what = f"lacks {lack[0]!r}" if lack else f"holds an unknown {extra[0]!r}"
         raise ArtefactError(f"{path.name} {what}: was it saved from this model?")
@@ -148,7 +157,12 @@ def load_tensors(model: nn.Module, path: Path) -> None:
 
 
 def _place(
-    model: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor, source: str, made: dict[str, Any]
+    model: nn.Module,
+    name: str,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    source: str,
+    made: dict[str, Any],
 ) -> None:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
@@ -167,5 +181,3 @@ def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 def _storages(model: nn.Module) -> dict[int, torch.Tensor]:
     return {t.untyped_storage().data_ptr(): t for _, t in _named(model) if t.numel()}
-
-

@@ -166,10 +166,26 @@ def _from_dynamic(node: torch.fx.Node) -> bool:
 
 def _through_views(node: torch.fx.Node) -> torch.fx.Node:
     """The node behind views, transposes and casts: what really made the values."""
-    while node.op == "call_function" and str(node.target).split(".")[1:2] and (
-        str(node.target).split(".")[1]
-        in {"t", "permute", "transpose", "view", "reshape", "_to_copy", "to", "contiguous", "unsqueeze",
-            "squeeze", "expand", "clone"}
+    while (
+        node.op == "call_function"
+        and str(node.target).split(".")[1:2]
+        and (
+            str(node.target).split(".")[1]
+            in {
+                "t",
+                "permute",
+                "transpose",
+                "view",
+                "reshape",
+                "_to_copy",
+                "to",
+                "contiguous",
+                "unsqueeze",
+                "squeeze",
+                "expand",
+                "clone",
+            }
+        )
     ):
         node = node.all_input_nodes[0]
     return node

@@ -53,7 +53,10 @@ class Facade(nn.Module):
 
     def _on(self, leaves: list[torch.Tensor], count: int) -> list[bool]:
         if len(leaves) == len(self._batched):
-            return [on and t.ndim > 0 and t.shape[0] == count for t, on in zip(leaves, self._batched, strict=True)]
+            return [
+                on and t.ndim > 0 and t.shape[0] == count
+                for t, on in zip(leaves, self._batched, strict=True)
+            ]
         return [t.ndim > 0 and t.shape[0] == count for t in leaves]
 
     def _count(self, leaves: list[torch.Tensor]) -> int | None:

@@ -15,8 +15,29 @@ from paredown.runtime.backend import COMPUTE, Asked, Ran
 from paredown.workload import Workload
 
 FLOAT_PRODUCTS = frozenset(
-    {"mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_rnn_layer", "lstm", "gru", "linear",
-     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "mkldnn_linear"}
+    {
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "matmul",
+        "einsum",
+        "scaled_dot_product_attention",
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "convolution",
+        "mkldnn_rnn_layer",
+        "lstm",
+        "gru",
+        "linear",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_attention_math",
+        "mkldnn_linear",
+    }
 )
 """aten operators that multiply matrices in the dtype of their inputs."""
 
@@ -60,7 +81,11 @@ class _Recorder(TorchDispatchMode):
         self.marks: dict[int, tuple[str, torch.Tensor]] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,8 +32,16 @@ PRECISIONS = {
     "boolean": "bool",
 }
 MATRIX_LAYERS = frozenset(
-    {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution", "RNNSeq", "RNNCell",
-     "ScaledDotProductAttention"}
+    {
+        "Convolution",
+        "Deconvolution",
+        "FullyConnected",
+        "MatMul",
+        "GroupConvolution",
+        "RNNSeq",
+        "RNNCell",
+        "ScaledDotProductAttention",
+    }
 )
 QUIET_LAYERS = frozenset({"Const", "Input", "Output", "Parameter", "Result"})
 
@@ -49,7 +58,8 @@ class OpenVinoExecutable(Executable):
         self.threads = threads
         start = time.perf_counter()
         self.precision = "bf16" if any(a.dtype == "bfloat16" for a in asked.values()) else "f32"
-        self.compiled = _compile(model, _hints(asked, self.precision, threads))
+        self.dynamic = any(a.activation == "dynamic" for a in asked.values())
+        self.compiled = _compile(model, _hints(self.precision, threads, self.dynamic))
         self.compile_s = time.perf_counter() - start
         self._request = self.compiled.create_infer_request()
         self._outputs = [
@@ -75,8 +85,8 @@ class OpenVinoExecutable(Executable):
             if info["layerType"] in QUIET_LAYERS:
                 continue
             site = self._site(info["originalLayersNames"])
-            precision = PRECISIONS.get(info["runtimePrecision"], info["runtimePrecision"])
             matrix = info["layerType"] in MATRIX_LAYERS
+            precision = self._precision(node, info) if matrix else _name(info["runtimePrecision"])
             rows.append(
                 Ran(
                     site,
@@ -87,7 +97,7 @@ class OpenVinoExecutable(Executable):
                 )
             )
             if matrix and (held := _held(node)):
-                rows.append(Ran(site, "weight", PRECISIONS.get(held, held)))
+                rows.append(Ran(site, "weight", _name(held)))
         return rows
 
     def save(self, folder: Path) -> list[Path]:
@@ -118,8 +128,27 @@ class OpenVinoExecutable(Executable):
 
     def _site(self, names: str) -> str:
         """The module of a fused layer: that of its matrix product, else of its first known part."""
-        found = [self.sites[n] for n in (p.partition("/")[0] for p in names.split(",")) if n in self.sites]
+        found = [
+            self.sites[n]
+            for n in (p.partition("/")[0] for p in names.split(","))
+            if n in self.sites
+        ]
         return next((s for s in found if s in self.asked), found[0] if found else "")
+
+    def _precision(self, node: Any, info: dict[str, str]) -> str:
+        """What a product computes in: its kernel's type, for the layer's is that of its weights.
+
+        A product that quantizes its activations on the way still names a float kernel; whether this
+        processor's plugin does that is found out by trying.
+        """
+        kernel = _name(info["primitiveType"].rpartition("_")[2])
+        if kernel not in PRECISIONS.values():
+            return _name(info["runtimePrecision"])
+        compressed = _name(_held(node) or "") in ("int8", "int4") and kernel != "int8"
+        if compressed and self.dynamic and self.precision == "f32":
+            columns = int(node.get_input_shape(0)[-1])
+            return "int8" if _quantizes_inside(columns) else kernel
+        return kernel
 
     def _otherwise(self, site: str, precision: str) -> str | None:
         asked = self.asked.get(site)
@@ -174,7 +203,9 @@ class OpenVino(Backend):
             asked = {site: Asked(**a) for site, a in meta["asked"].items()}
             sites = dict(meta["sites"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-            raise ArtefactError(f"{folder} holds no readable openvino model: {first_line(e)}") from e
+            raise ArtefactError(
+                f"{folder} holds no readable openvino model: {first_line(e)}"
+            ) from e
         return OpenVinoExecutable(model, Call.from_json(meta["call"]), asked, sites, threads)
 
 
@@ -229,8 +260,7 @@ def _openvino() -> Any:
     return openvino
 
 
-def _hints(asked: dict[str, Asked], precision: str, threads: int) -> dict[str, Any]:
-    dynamic = any(a.activation == "dynamic" for a in asked.values())
+def _hints(precision: str, threads: int, dynamic: bool) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -241,6 +271,27 @@ def _hints(asked: dict[str, Asked], precision: str, threads: int) -> dict[str, A
     }
 
 
+@cache
+def _quantizes_inside(columns: int) -> bool:
+    """Whether the plugin really quantizes activations beside int8 weights of that many columns.
+
+    It does not say so anywhere; a small product that comes out otherwise with the hint on does.
+    """
+    import openvino as ov
+    import openvino.opset15 as ops
+
+    random = np.random.default_rng(0)
+    weight = ops.convert(
+        ops.constant(random.integers(-127, 128, (32, columns)).astype(np.int8)), "f32"
+    )
+    scaled = ops.multiply(weight, ops.constant(np.full((32, 1), 0.01, np.float32)))
+    x = ops.parameter([1, 16, columns], np.float32)
+    model = ov.Model([ops.matmul(x, scaled, False, True)], [x])
+    data = random.normal(size=(1, 16, columns)).astype(np.float32)
+    plain, quantized = (_compile(model, _hints("f32", 1, on))([data])[0] for on in (False, True))
+    return not np.allclose(plain, quantized, rtol=1e-4, atol=1e-4)
+
+
 def _compile(model: Any, hints: dict[str, Any]) -> Any:
     import openvino as ov
 
@@ -248,6 +299,10 @@ def _compile(model: Any, hints: dict[str, Any]) -> Any:
         return ov.Core().compile_model(model, "CPU", hints)
     except RuntimeError as e:
         raise LoweringError(f"openvino cannot compile the model: {_reason(e)}") from e
+
+
+def _name(precision: str) -> str:
+    return PRECISIONS.get(precision, precision)
 
 
 def _ov_tensor(leaf: torch.Tensor) -> Any:
@@ -280,5 +335,7 @@ def _held(node: Any) -> str | None:
 def _reason(e: BaseException) -> str:
     """The line of an OpenVINO error that says what is wrong."""
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-    telling = [x for x in lines if "No conversion rule" in x or "not supported" in x or "Summary" in x]
+    telling = [
+        x for x in lines if "No conversion rule" in x or "not supported" in x or "Summary" in x
+    ]
     return (telling or lines or [type(e).__name__])[0]

@@ -143,7 +143,9 @@ def _is_cache(value: Any) -> bool:
     module = sys.modules.get("transformers.cache_utils")
     if module is None or type(value) is not module.DynamicCache:
         return False
-    return all(type(layer) is module.DynamicLayer and layer.keys is not None for layer in value.layers)
+    return all(
+        type(layer) is module.DynamicLayer and layer.keys is not None for layer in value.layers
+    )
 
 
 def _cache(pairs: list[tuple[Any, ...]]) -> Any:
