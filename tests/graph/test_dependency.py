@@ -1,4 +1,6 @@
-"""Dependency groups on Hugging Face models with random weights: heads, grouped heads, windows, ties."""
+"""Dependency groups on Hugging Face models with random weights: heads, grouped heads, windows,
+ties.
+"""
 
 import pytest
 import torch
@@ -16,33 +18,56 @@ IMAGE = torch.randn(2, 3, 32, 32)
 
 def llama():
     c = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8,
-        num_key_value_heads=4, vocab_size=99)
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        vocab_size=99,
+    )
     return transformers.LlamaForCausalLM(c), IDS
 
 
 def gpt2():
     c = transformers.GPT2Config(
-        n_embd=48, n_layer=2, n_head=4, vocab_size=99, n_positions=32, bos_token_id=1, eos_token_id=1)
+        n_embd=48,
+        n_layer=2,
+        n_head=4,
+        vocab_size=99,
+        n_positions=32,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
     return transformers.GPT2LMHeadModel(c), IDS
 
 
 def bert():
     c = transformers.BertConfig(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=99)
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=99,
+    )
     return transformers.BertForSequenceClassification(c), IDS
 
 
 def vit():
     c = transformers.ViTConfig(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        image_size=32, patch_size=8)
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+    )
     return transformers.ViTForImageClassification(c), IMAGE
 
 
 def swin():
     c = transformers.SwinConfig(
-        embed_dim=24, depths=[2, 2], num_heads=[3, 6], image_size=32, patch_size=4, window_size=4)
+        embed_dim=24, depths=[2, 2], num_heads=[3, 6], image_size=32, patch_size=4, window_size=4
+    )
     return transformers.SwinForImageClassification(c), IMAGE
 
 
@@ -51,15 +76,27 @@ def convnext():
     return transformers.ConvNextForImageClassification(c), IMAGE
 
 
-MODELS = {"llama": llama, "gpt2": gpt2, "bert": bert, "vit": vit, "swin": swin, "convnext": convnext}
+MODELS = {
+    "llama": llama,
+    "gpt2": gpt2,
+    "bert": bert,
+    "vit": vit,
+    "swin": swin,
+    "convnext": convnext,
+}
 EXPECTED = {
-    "llama": {"model.layers.0.self_attn:heads", "model.layers.0.self_attn:queries",
-              "model.layers.1.mlp.gate_proj:out"},
+    "llama": {
+        "model.layers.0.self_attn:heads",
+        "model.layers.0.self_attn:queries",
+        "model.layers.1.mlp.gate_proj:out",
+    },
     "gpt2": {"transformer.h.0.attn:heads", "transformer.h.1.mlp.c_fc:out"},
     "bert": {"bert.encoder.layer.0.attention:heads", "bert.encoder.layer.1.intermediate.dense:out"},
     "vit": {"vit.layers.0.attention:heads", "vit.layers.1.mlp.fc1:out"},
-    "swin": {"swin.encoder.layers.0.blocks.1.attention:heads",
-             "swin.encoder.layers.1.blocks.0.mlp.fc1:out"},
+    "swin": {
+        "swin.encoder.layers.0.blocks.1.attention:heads",
+        "swin.encoder.layers.1.blocks.0.mlp.fc1:out",
+    },
     "convnext": {"convnext.encoder.stages.0.layers.0.pwconv1:out"},
 }
 
@@ -92,8 +129,11 @@ def test_grouped_heads_are_cut_with_their_queries():
     w = make("llama")
     deps = Dependencies(capture(w))
     group = deps["model.layers.0.self_attn:heads"]
-    widths = {m.name.split(".")[-2]: int((group.units(m) == 0).sum())
-              for m in group.members if m.name.endswith("proj.weight")}
+    widths = {
+        m.name.split(".")[-2]: int((group.units(m) == 0).sum())
+        for m in group.members
+        if m.name.endswith("proj.weight")
+    }
     assert group.size == 4
     assert widths == {"q_proj": 16, "k_proj": 8, "v_proj": 8, "o_proj": 16}
 
@@ -114,7 +154,9 @@ def test_tied_embeddings_stay_tied():
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "vit", "swin"])
 def test_removing_a_silent_head_changes_nothing(name):
-    """Zero what the output projection reads from the first head: cutting that head is then exact."""
+    """Zero what the output projection reads from the first head: cutting that head is then
+    exact.
+    """
     w = make(name)
     deps = Dependencies(capture(w))
     site = next(g.site for g in deps.groups if g.heads and g.reason is None)

@@ -1,8 +1,10 @@
-"""Symbolic tensor dimensions: each is an axis made of atoms, so that a cut is followed through reshapes.
+"""Symbolic tensor dimensions: each is an axis made of atoms, so that a cut is followed through
+reshapes.
 
-An axis is a leaf (one atom), a product (outer x inner factors: heads x head size) or a sum (segments
-one after the other: a concatenation). Leaves are refined in place as operators reveal structure, and
-two axes that must agree are unified, so every tensor that shares an atom is cut at the same indices.
+An axis is a leaf (one atom), a product (outer x inner factors: heads x head size) or a sum
+(segments one after the other: a concatenation). Leaves are refined in place as operators reveal
+structure, and two axes that must agree are unified, so every tensor that shares an atom is cut at
+the same indices.
 """
 
 from __future__ import annotations
@@ -142,7 +144,9 @@ def _align_segments(a: Axis, b: Axis) -> None:
 
 
 def split_front(axis: Axis, outer: int) -> list[Axis]:
-    """Split one factor into an outer factor of size ``outer`` and the rest, refining it in place."""
+    """Split one factor into an outer factor of size ``outer`` and the rest, refining it in
+    place.
+    """
     axis = find(axis)
     if outer <= 1 or axis.size % outer:
         raise Conflict(f"size {axis.size} does not split into {outer} equal parts")
@@ -170,7 +174,9 @@ def _sum_as_product(axis: Axis, into: list[Axis]) -> None:
 
 
 def cut(axis: Axis, start: int, stop: int) -> Axis:
-    """The positions ``start`` to ``stop`` of an axis as an axis; a leaf is refined into segments."""
+    """The positions ``start`` to ``stop`` of an axis as an axis; a leaf is refined into
+    segments.
+    """
     axis = find(axis)
     if start == 0 and stop == axis.size:
         return axis

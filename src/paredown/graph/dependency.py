@@ -2,8 +2,8 @@
 
 The idea is DepGraph's (Fang et al. 2023, arXiv:2301.12900); the means differ: every tensor axis is
 followed symbolically through the captured operators (`graph.axes`, `graph.axis_rules`), so heads,
-grouped key heads, concatenations and reshapes need no special cases. A group is one atom: cutting its
-index ``i`` removes that position from every parameter axis in which the atom occurs.
+grouped key heads, concatenations and reshapes need no special cases. A group is one atom: cutting
+its index ``i`` removes that position from every parameter axis in which the atom occurs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from paredown.graph import axis_layers, axis_views
 from paredown.graph.axes import Axis, factors, find, freeze, leaves, positions, segments, size_after
 from paredown.graph.axes import unit_of as _unit_of
 from paredown.graph.axis_rules import HEAD_DIM, Tracker, tid, walk
 from paredown.graph.graph import Graph, Ref
+
+TABLES = (axis_layers, axis_views)
+"""Importing these fills the table of rules."""
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 Role = Literal["out", "in", "scale", "other"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One parameter or buffer axis of a group: qualified ``name``, ``dim``, and what the module does
-    with it: ``out`` produces the channels, ``in`` reads them, ``scale`` follows them.
+    """One parameter or buffer axis of a group: qualified ``name``, ``dim``, and what the module
+    does with it: ``out`` produces the channels, ``in`` reads them, ``scale`` follows them.
     """
 
     name: str
@@ -121,7 +128,9 @@ class Dependencies:
         return {id(g.leaf): kept[g.site] for g in self.groups if g.site in kept}
 
     def _freeze_outputs(self) -> None:
-        """Outputs keep their shape, but for a cache of keys and values, which is the model's own."""
+        """Outputs keep their shape, but for a cache of keys and values, which is the model's
+        own.
+        """
         caches = {tuple(id(find(a)) for a in self.tracker.of(t)) for t in self.tracker.caches}
         for t in self.graph.outputs:
             axes = self.tracker.of(t)
@@ -190,14 +199,14 @@ def role_of(model: nn.Module, name: str, dim: int) -> Role:
     module = model.get_submodule(path)
     if own == "bias" or _is_norm(module):
         return "scale"
-    flip = isinstance(module, nn.modules.conv._ConvTransposeNd) or type(module).__name__ == "Conv1D"
-    if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
+    flip = isinstance(module, CONV_TRANSPOSE) or type(module).__name__ == "Conv1D"
+    if isinstance(module, (*CONV, *CONV_TRANSPOSE)) and module.groups > 1:
         weight = module.weight
         if weight.shape[0 if flip else 1] == 1:
             return "scale" if dim == (1 if flip else 0) else "in"
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "out" if dim == 1 else "in"
-    if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) or flip:
+    if isinstance(module, (nn.Linear, *CONV)) or flip:
         return "out" if dim == (1 if flip else 0) else "in"
     ndim = getattr(module, own).ndim
     if own.endswith("weight") and ndim == 2:
@@ -221,7 +230,9 @@ def _pieces(axis: Axis) -> Iterator[Axis]:
 
 
 def _worth_naming(axis: Axis, leaf: Axis) -> bool:
-    """Whether a frozen atom of a producer deserves a refused site: it is the whole axis, or a head."""
+    """Whether a frozen atom of a producer deserves a refused site: it is the whole axis, or a
+    head.
+    """
     return find(axis) is leaf or (leaf.frozen == HEAD_DIM)
 
 

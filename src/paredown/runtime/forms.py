@@ -20,7 +20,11 @@ FORMS: dict[str, type[nn.Module]] = {"Identity": nn.Identity}
 HOOKS: dict[str, Callable[[nn.Module, dict[str, Any]], None]] = {}
 
 # Modules of ours that register forms and hooks; a replay imports these and nothing else.
-MODULES = ("paredown.runtime.quantized", "paredown.runtime.casts")
+MODULES = (
+    "paredown.runtime.quantized",
+    "paredown.runtime.casts",
+    "paredown.runtime.forms_lowrank",
+)
 
 
 def form(cls: type[M]) -> type[M]:

@@ -1,8 +1,9 @@
-"""Plain attributes that hold a size (``out_channels``, ``num_heads``): which must change after a cut.
+"""Plain attributes that hold a size (``out_channels``, ``num_heads``): which must change after a
+cut.
 
-Layers of known make are exact. Anywhere else an attribute that equals a size its module meets in the
-run is a candidate; the pruned fake model is captured again and every tensor's shape must come out as
-the dependency groups predict. Nothing that fails this is cut.
+Layers of known make are exact. Anywhere else an attribute that equals a size its module meets in
+the run is a candidate; the pruned fake model is captured again and every tensor's shape must come
+out as the dependency groups predict. Nothing that fails this is cut.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
@@ -22,7 +23,7 @@ from paredown.editing import Editor
 from paredown.errors import CaptureError, NotApplicable
 from paredown.graph.axis_rules import POINTWISE
 from paredown.graph.capture import capture, fake
-from paredown.graph.dependency import Cut, Dependencies
+from paredown.graph.dependency import CONV, CONV_TRANSPOSE, Cut, Dependencies
 from paredown.graph.graph import Graph, Node
 from paredown.workload import Workload
 
@@ -43,8 +44,10 @@ def cut_tensors(editor: Editor, cuts: list[Cut]) -> None:
     """Reduce parameters and buffers; a tensor known by several names stays one."""
     model = editor.model
     names: dict[int, list[str]] = defaultdict(list)
-    for pairs in (model.named_parameters(remove_duplicate=False),
-                  model.named_buffers(remove_duplicate=False)):
+    for pairs in (
+        model.named_parameters(remove_duplicate=False),
+        model.named_buffers(remove_duplicate=False),
+    ):
         for name, t in pairs:
             names[id(t)].append(name)
     by_name: dict[str, list[Cut]] = defaultdict(list)
@@ -68,7 +71,9 @@ def cut_tensors(editor: Editor, cuts: list[Cut]) -> None:
 
 
 def settle(deps: Dependencies, kept: dict[str, list[int]]) -> list[Attr]:
-    """The attributes to set for these cuts, verified; raises ``NotApplicable`` when nothing runs."""
+    """The attributes to set for these cuts, verified; raises ``NotApplicable`` when nothing
+    runs.
+    """
     source: Workload = deps.graph.source
     cuts = deps.cuts(kept)
     exact = list(_exact(source.model, cuts))
@@ -76,10 +81,15 @@ def settle(deps: Dependencies, kept: dict[str, list[int]]) -> list[Attr]:
     kinds = sorted({(type(source.model.get_submodule(a.path)).__name__, a.name) for a in unsure})
     why: Exception | None = None
     for flipped in islice(_subsets(kinds), MOST_TRIES):
-        attrs = exact + sure + [
-            a for a in unsure
-            if (type(source.model.get_submodule(a.path)).__name__, a.name) in flipped
-        ]
+        attrs = (
+            exact
+            + sure
+            + [
+                a
+                for a in unsure
+                if (type(source.model.get_submodule(a.path)).__name__, a.name) in flipped
+            ]
+        )
         try:
             verify(deps, kept, cuts, attrs)
         except (CaptureError, NotApplicable) as e:
@@ -92,8 +102,8 @@ def settle(deps: Dependencies, kept: dict[str, list[int]]) -> list[Attr]:
 def verify(
     deps: Dependencies, kept: dict[str, list[int]], cuts: list[Cut], attrs: list[Attr]
 ) -> Graph:
-    """Capture the cut fake model; every tensor must have the predicted shape, every operator the same
-    constants (an attribute wrongly changed may scale attention without changing a shape).
+    """Capture the cut fake model; every tensor must have the predicted shape, every operator the
+    same constants (an attribute wrongly changed may scale attention without changing a shape).
     """
     source: Workload = deps.graph.source
     with fake(source):
@@ -110,7 +120,9 @@ def verify(
         if old.op != new.op:
             raise NotApplicable(f"{old.op} at {old.line} became {new.op}")
         if _constants(old) != _constants(new):
-            raise NotApplicable(f"{old.op} at {old.line} computes with other constants after the cut")
+            raise NotApplicable(
+                f"{old.op} at {old.line} computes with other constants after the cut"
+            )
         for t_old, t_new in zip(old.outputs, new.outputs, strict=True):
             want, got = expected[t_old], after.tensors[t_new].shape
             if want != got:
@@ -121,17 +133,19 @@ def verify(
 
 
 def _exact(model: nn.Module, cuts: list[Cut]) -> Iterator[Attr]:
-    """Attributes of torch's own layers and of Hugging Face's Conv1D, from their tensors' new sizes."""
+    """Attributes of torch's own layers and of Hugging Face's Conv1D, from their tensors' new
+    sizes.
+    """
     sizes: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
     for c in cuts:
         path, _, own = c.name.rpartition(".")
         sizes[path][own, c.dim] = len(c.keep)
     for path, new in sizes.items():
         module = model.get_submodule(path)
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if not isinstance(weight, torch.Tensor):
             continue
-        shape = [new.get(("weight", d), n) for d, n in enumerate(weight.shape)]
+        shape = [new.get(("weight", d), int(n)) for d, n in enumerate(weight.shape)]
         for name, value in _layer_attrs(module, weight, shape):
             if name in vars(module) and getattr(module, name) != value:
                 yield Attr(path, name, value)
@@ -140,8 +154,8 @@ def _exact(model: nn.Module, cuts: list[Cut]) -> Iterator[Attr]:
 def _layer_attrs(
     module: nn.Module, weight: torch.Tensor, shape: list[int]
 ) -> Iterator[tuple[str, Any]]:
-    if isinstance(module, nn.modules.conv._ConvNd):
-        flip = isinstance(module, nn.modules.conv._ConvTransposeNd)
+    if isinstance(module, (*CONV, *CONV_TRANSPOSE)):
+        flip = isinstance(module, CONV_TRANSPOSE)
         groups = module.groups
         if groups > 1 and weight.shape[1] == 1:  # depthwise: a group per channel
             groups = groups * shape[0] // weight.shape[0]
@@ -211,7 +225,7 @@ def _constants(node: Node) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep torch from logging the trials that fail; their reason is kept by the caller."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     was = logger.level

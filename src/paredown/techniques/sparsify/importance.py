@@ -1,10 +1,13 @@
 """How much each unit of a dependency group matters: by magnitude, by gradient, by activation.
 
-- ``magnitude``: squared weights that produce the unit (Li et al. 2017, arXiv:1608.08710, with squares);
-- ``taylor``: squared first-order change of the loss, (sum of g w over the unit)^2 (Molchanov et al. 2019,
-  arXiv:1906.10771, eq. 8 over a unit's parameters); without a loss, of the mean squared output;
-- ``activation``: what the unit contributes to the layers that read it, the mean square of each input
-  channel times the squared weights on it (Wanda's score, Sun et al. 2023, arXiv:2306.11695, over units).
+- ``magnitude``: squared weights that produce the unit (Li et al. 2017, arXiv:1608.08710, with
+  squares);
+- ``taylor``: squared first-order change of the loss, (sum of g w over the unit)^2 (Molchanov et al.
+  2019, arXiv:1906.10771, eq. 8 over a unit's parameters); without a loss, of the mean squared
+  output;
+- ``activation``: what the unit contributes to the layers that read it, the mean square of each
+  input channel times the squared weights on it (Wanda's score, Sun et al. 2023, arXiv:2306.11695,
+  over units).
 
 Scores of a group are divided by their mean, so groups can be ranked against each other.
 """
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.errors import InputError
-from paredown.graph.dependency import Group, Member
+from paredown.graph.dependency import CONV, Group, Member
 from paredown.workload import Workload
 
 BATCHES = 16
@@ -40,7 +43,9 @@ def scores(workload: Workload, groups: list[Group], kind: str) -> dict[str, np.n
 
 
 def _producers(group: Group) -> list[Member]:
-    """What makes the units: producing weights and the scales after them, running statistics left out."""
+    """What makes the units: producing weights and the scales after them, running statistics left
+    out.
+    """
     own = [m for m in group.members if m.role in ("out", "scale") and "running_" not in m.name]
     return own or group.members
 
@@ -113,7 +118,7 @@ def _activation(workload: Workload, groups: list[Group]) -> dict[str, np.ndarray
     counts: dict[str, int] = {}
 
     def watch(path: str) -> Any:
-        channel = 1 if isinstance(model.get_submodule(path), nn.modules.conv._ConvNd) else -1
+        channel = 1 if isinstance(model.get_submodule(path), CONV) else -1
 
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             x = args[0].detach().float().movedim(channel, -1).flatten(0, -2)
@@ -156,7 +161,7 @@ def _reader(model: nn.Module, m: Member) -> bool:
     if m.role != "in" or not m.name.endswith(".weight"):
         return False
     module = model.get_submodule(m.module)
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, CONV):
         return module.groups == 1
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 

@@ -1,13 +1,14 @@
 """Structured pruning: whole channels, heads and features leave the network, together with all that
 depends on them (Fang et al. 2023, arXiv:2301.12900; importance per `importance`).
 
-Cost law: cutting a share s of a group removes s of the parameters and MACs of the layers that make it
-and of those that read it; between two cut groups (1 - s1)(1 - s2) of a layer remains.
+Cost law: cutting a share s of a group removes s of the parameters and MACs of the layers that make
+it and of those that read it; between two cut groups (1 - s1)(1 - s2) of a layer remains.
 
 Deviations: groups come from symbolic axes of the captured run instead of a module graph; a cut that
-cannot be verified by capturing the cut model is refused with its reason instead of skipped in silence.
-Limits: attention keeps its head size; grouped convolutions keep their number of groups; sizes that
-the model's code holds outside plain attributes cannot be changed, and their groups are refused.
+cannot be verified by capturing the cut model is refused with its reason instead of skipped in
+silence. Limits: attention keeps its head size; grouped convolutions keep their number of groups;
+sizes that the model's code holds outside plain attributes cannot be changed, and their groups are
+refused.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from paredown.workload import Workload
 
 @dataclass(frozen=True)
 class StructuredPruning(Rewrite):
-    """Cut channels, heads and features in dependency groups (Fang et al. 2023, arXiv:2301.12900)."""
+    """Cut channels, heads and features in dependency groups (Fang et al. 2023,
+    arXiv:2301.12900).
+    """
 
     name: ClassVar[str] = "structured-pruning"
     paper: ClassVar[str | None] = None
@@ -55,9 +58,9 @@ class StructuredPruning(Rewrite):
     importance: Annotated[
         str, Choice("magnitude", "taylor", "activation"), "how units are ranked"
     ] = "magnitude"
-    scope: Annotated[str, Choice("group", "global"), "equal share per group, or ranked over all"] = (
-        "group"
-    )
+    scope: Annotated[
+        str, Choice("group", "global"), "equal share per group, or ranked over all"
+    ] = "group"
     round_to: Annotated[int, Choice(1, 8), "channels stay a multiple of this where they can"] = 8
     streams: Annotated[bool, Choice(False, True), "also cut residual streams"] = False
 
@@ -73,7 +76,9 @@ class StructuredPruning(Rewrite):
             raise InputError(f"round_to must be at least 1, got {self.round_to}")
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
-        """Every group of the network; refused where frozen, too small, or where cutting breaks it."""
+        """Every group of the network; refused where frozen, too small, or where cutting breaks
+        it.
+        """
         deps = Dependencies(graph)
         ok: list[Group] = []
         refused: dict[str, str] = {}
@@ -110,8 +115,9 @@ class StructuredPruning(Rewrite):
         """Rank the units and keep the most important; every index is recorded."""
         deps = Dependencies(capture(workload))
         groups = self._chosen(workload, deps, sites)
-        return self._resolve(workload, deps, sites, groups,
-                             scores(workload, groups, self.importance))
+        return self._resolve(
+            workload, deps, sites, groups, scores(workload, groups, self.importance)
+        )
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same counts with the first units kept (under ``global`` scope, every group alike)."""
@@ -124,7 +130,9 @@ class StructuredPruning(Rewrite):
         by_name = {_original(workload, g.site): g for g in deps.groups}
         missing = [s for s in sites.ok if s not in by_name]
         if missing:
-            raise NotApplicable(f"{self.name}: {missing[0]} is no group of {workload.name} any more")
+            raise NotApplicable(
+                f"{self.name}: {missing[0]} is no group of {workload.name} any more"
+            )
         return [by_name[s] for s in sites.ok]
 
     def _resolve(
@@ -147,7 +155,9 @@ class StructuredPruning(Rewrite):
         for g in groups:
             best = np.argsort(-score[g.site], kind="stable")[: counts[g.site]]
             if counts[g.site] == g.size and at[g.site].share > 0 and self.scope == "group":
-                raise NotApplicable(f"{g.site}: {at[g.site].share:g} of {g.size} units rounds to none")
+                raise NotApplicable(
+                    f"{g.site}: {at[g.site].share:g} of {g.size} units rounds to none"
+                )
             if counts[g.site] < g.size:
                 kept[g.site] = sorted(int(i) for i in best)
         attrs = settle(deps, kept) if kept else []
@@ -168,9 +178,7 @@ class StructuredPruning(Rewrite):
         A group keeps at least a quarter of its even count, and multiples of ``round_to``.
         """
         budget = sum(g.size - even[g.site] for g in groups)
-        ranked = sorted(
-            (float(v), g.site) for g in groups for v in np.sort(score[g.site])
-        )
+        ranked = sorted((float(v), g.site) for g in groups for v in np.sort(score[g.site]))
         left = {g.site: g.size for g in groups}
         floor = {g.site: max(1, even[g.site] // 4) for g in groups}
         for _, site in ranked:
@@ -181,7 +189,8 @@ class StructuredPruning(Rewrite):
                 budget -= 1
         return {
             g.site: replace(self, share=1 - left[g.site] / g.size)._count(g)
-            if left[g.site] < g.size else g.size
+            if left[g.site] < g.size
+            else g.size
             for g in groups
         }
 
