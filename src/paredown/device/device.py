@@ -54,11 +54,10 @@ class Device(BaseModel):
     sources: dict[str, str] = {}
     isa: tuple[str, ...] = ()
     efficiency: dict[str, float] = {}
-    """``backend/kind/dtype`` (``eager/conv/float32``) -> share of the limit that it reaches.
+    """``backend/kind/dtype`` (``eager/conv/float32``) -> share of the peak that it reaches.
 
-    The limit of a call is the larger of work / peak and bytes / bandwidth of its working set; its
-    predicted time is ``overhead_s[backend] + limit / efficiency``. Kinds are those of
-    `graph.rules`, and ``depthwise``. Calibrated; empty for nominal devices."""
+    Kinds are those of `graph.rules` with multiply-accumulates, and ``depthwise``. Calibrated; empty
+    for nominal devices. ``overhead_s["eager/run"]`` is what one run costs beside its calls."""
 
     @property
     def memory(self) -> Level:

@@ -16,7 +16,18 @@ from pathlib import Path
 from paredown import kernels
 from paredown.result import Fingerprint
 
-__all__ = ["cache_dir", "cores", "fingerprint", "last_level_bytes", "speed"]
+__all__ = [
+    "best_time",
+    "cache_dir",
+    "caches",
+    "cores",
+    "fingerprint",
+    "last_level_bytes",
+    "others",
+    "shared_caches",
+    "speed",
+    "versions",
+]
 
 PACKAGES = ("torch", "openvino", "onnxruntime", "onnx", "transformers", "nncf", "numpy")
 
@@ -89,6 +100,33 @@ def speed(seconds: float = 1.0) -> dict[str, float]:
     peak = native.peak("float32", isa, on, seconds * 0.4)
     read = native.bandwidth("read", 256 << 20, isa, on, seconds * 0.4)
     return {"peak_macs_s": peak["best"], "read_bytes_s": read["best"]}
+
+
+def others(seconds: float = 0.25) -> float:
+    """Share of the allowed cores that others (or a hypervisor) keep busy, found by waiting.
+
+    0.0 where the system does not tell.
+    """
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    total = sum(after) - sum(before)
+    idle = after[0] - before[0]
+    return max(0.0, 1 - idle / total) if total > 0 else 0.0
+
+
+def _ticks() -> tuple[int, int]:
+    """Idle and busy clock ticks of the allowed cores since boot (busy includes stolen time)."""
+    path = Path("/proc/stat")
+    names = {f"cpu{core}" for core in cores()}
+    idle = busy = 0
+    for line in path.read_text().splitlines() if path.exists() else []:
+        name, *fields = line.split()
+        if name in names:
+            numbers = [int(f) for f in fields[:8]]  # guest time is part of user time
+            idle += numbers[3] + numbers[4]
+            busy += sum(numbers) - numbers[3] - numbers[4]
+    return idle, busy
 
 
 def _speed_of_numpy(seconds: float) -> dict[str, float]:

@@ -1,0 +1,158 @@
+"""What a backend reaches on typical layers here: share of the peak by kind, and cost of a call.
+
+Chains of equal layers are compiled through each backend and timed; a chain of tiny ones tells what
+a call costs beside its work. Each layer does enough arithmetic per byte to be bound by arithmetic,
+so the shares are those that `cost.price` divides the peak by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from paredown.errors import ParedownError
+from paredown.measure.child import tell
+from paredown.measure.fingerprint import best_time
+from paredown.runtime import backend as backend_named
+from paredown.workload import Workload
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SECONDS = 0.08
+TINY, FEW, MANY = 16, 8, 40
+"""Width of a tiny layer, and layers in the two chains whose difference is the cost of a call."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chain of ``layers`` equal layers on an input of ``shape``; ``macs`` of one layer."""
+
+    kind: str
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    macs: int
+    layers: int = 4
+
+
+@dataclass
+class Reached:
+    """One backend: share of the peak by ``kind/dtype``, s per call and per run, what failed."""
+
+    efficiency: dict[str, float] = field(default_factory=dict)
+    overhead_s: float | None = None
+    run_s: float | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Attend(nn.Module):
+    """Self-attention without projections, (batch, heads, tokens, channels)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scaled dot-product attention of ``x`` with itself."""
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+class Multiply(nn.Module):
+    """A batched product of two activations, (batch, heads, tokens, channels)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x x^T x``, scaled so that a chain of them stays finite."""
+        return (x @ x.transpose(-1, -2)) @ (x * 1e-3)
+
+
+def _conv(channels: int, side: int, kernel: int, groups: int = 1, layers: int = 4) -> Case:
+    make = partial(nn.Conv2d, channels, channels, kernel, padding=kernel // 2, groups=groups)
+    macs = side * side * channels * kernel * kernel * channels // groups
+    kind = "depthwise" if groups > 1 else "conv"
+    return Case(kind, make, (1, channels, side, side), macs, layers)
+
+
+def _linear(width: int, tokens: int) -> Case:
+    return Case("linear", partial(nn.Linear, width, width), (1, tokens, width), tokens * width**2)
+
+
+def cases() -> list[Case]:
+    """The layers that are timed: shapes of small image classifiers and transformers, batch 1."""
+    attention = (1, 6, 196, 64)
+    products = 2 * 6 * 196 * 196 * 64
+    return [
+        _conv(64, 56, 3),
+        _conv(256, 14, 3),
+        _conv(192, 28, 1),
+        _conv(144, 28, 3, groups=144, layers=8),
+        _conv(576, 14, 3, groups=576, layers=8),
+        _linear(384, 196),
+        _linear(768, 128),
+        Case("matmul", Multiply, attention, products),
+        Case("attention", Attend, attention, products),
+    ]
+
+
+def measure(name: str, peaks: Mapping[str, float], threads: int) -> Reached:
+    """Time every case and the cost of a call on one backend; run in a process of its own.
+
+    ``peaks`` is MAC/s by dtype. A case that the backend refuses is named in ``failed``.
+    """
+    torch.manual_seed(0)
+    reached = Reached()
+    why = backend_named(name).available()
+    if why is not None:
+        reached.failed[""] = why
+        return reached
+    try:
+        reached.overhead_s, reached.run_s = _cost_of_a_call(name, threads)
+    except ParedownError as e:
+        reached.failed["overhead"] = str(e)
+    shares: dict[str, list[float]] = {}
+    for dtype, case in _plan(peaks):
+        tell(f"{name}: {case.kind} {dtype}")
+        key = f"{case.kind}/{dtype}"
+        try:
+            seconds = _chain(name, case, case.layers, DTYPES[dtype], threads)
+        except ParedownError as e:
+            reached.failed[key] = str(e)
+            continue
+        spent = seconds - (reached.run_s or 0.0) - case.layers * (reached.overhead_s or 0.0)
+        ideal = case.layers * case.macs / peaks[dtype]
+        # Overheads taken from tiny layers may exceed those of a fast large one: then they overlap.
+        shares.setdefault(key, []).append(min(ideal / max(spent, seconds / 2), 1.0))
+    reached.efficiency = {
+        k: _geometric_mean(v) for k, v in shares.items() if k not in reached.failed
+    }
+    return reached
+
+
+def _plan(peaks: Mapping[str, float]) -> Iterator[tuple[str, Case]]:
+    for dtype in DTYPES:
+        if dtype in peaks:
+            for case in cases():
+                yield dtype, case
+
+
+def _cost_of_a_call(name: str, threads: int) -> tuple[float, float]:
+    """Seconds per operator call, and per run beside them, from two chains of tiny layers."""
+    tell(f"{name}: cost of a call")
+    tiny = Case("linear", partial(nn.Linear, TINY, TINY), (1, TINY), TINY * TINY)
+    few = _chain(name, tiny, FEW, torch.float32, threads)
+    many = _chain(name, tiny, MANY, torch.float32, threads)
+    per_call = max((many - few) / (MANY - FEW), 0.0)
+    return per_call, max(few - FEW * per_call, 0.0)
+
+
+def _chain(name: str, case: Case, layers: int, dtype: torch.dtype, threads: int) -> float:
+    """Fastest run in s of a chain compiled by a backend."""
+    model = nn.Sequential(*(case.make() for _ in range(layers))).eval().to(dtype)
+    x = torch.randn(case.shape).mul_(0.1).to(dtype)
+    workload = Workload(model=model.requires_grad_(False), inputs=(x,), name=f"{case.kind} chain")
+    run = backend_named(name).lower(workload, threads=threads)
+    run(x)
+    return best_time(lambda: run(x), SECONDS)
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(math.log(v) for v in values) / len(values))
