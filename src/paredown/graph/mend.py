@@ -59,3 +59,17 @@ def _grouped_mm(
 
 MENDED: dict[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
 """Operator overload -> a meta kernel that agrees with the CPU."""
+
+_aten = torch.ops.aten
+FILLED: frozenset[Any] = frozenset(
+    {
+        _aten.ones.default,
+        _aten.zeros.default,
+        _aten.full.default,
+        _aten.arange.default,
+        _aten.arange.start,
+        _aten.arange.start_step,
+        _aten.scalar_tensor.default,
+    }
+)
+"""Operators whose result is known from their arguments alone."""

@@ -17,11 +17,11 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from paredown.graph.graph import Graph, Kind, Node, Phase, Ref, Storage, Tensor
-from paredown.graph.mend import MENDED
-from paredown.graph.tensors import held, held_packed, packed_weight, walk
+from paredown.graph.mend import FILLED, MENDED
+from paredown.graph.tensors import KNOWN, held, held_packed, know, packed_weight, stored_values, walk
 from paredown.workload import Workload
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -83,7 +83,7 @@ class Recorder(TorchDispatchMode):
         self._storages: dict[int, Storage] = {}
         self._by_object: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._by_place: dict[tuple[Any, ...], int] = {}
-        self._packed: dict[int, tuple[Any, int]] = {}
+        self._packed: dict[tuple[Any, ...], int] = {}
         self._live: dict[int, tuple[int, Any]] = {}
         self._stack: list[str] = []
         self._inputs: list[int] = []
@@ -153,7 +153,11 @@ class Recorder(TorchDispatchMode):
         noted_kwargs = {k: self._note(v, inputs) for k, v in kwargs.items()}
         out = self._call(func, args, kwargs)
         index = len(self._nodes)
-        outputs = [self._add(t, "intermediate", None, created=index) for _, t in walk(out)]
+        # The view of a tensor with known values is a new fake: it must not count as an allocation.
+        base = self._tensors[inputs[0]].storage if func.is_view and inputs else None
+        outputs = [
+            self._add(t, "intermediate", None, created=index, base=base) for _, t in walk(out)
+        ]
         if not outputs and func._schema.is_mutable:
             outputs = self._written(func, args, index)
         node = Node(
@@ -174,7 +178,11 @@ class Recorder(TorchDispatchMode):
         mended = MENDED.get(func)
         if mended is not None and isinstance(args[0], FakeTensor):
             return mended(*args, **kwargs)
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if func in FILLED and isinstance(out, FakeTensor) and out.numel() <= KNOWN:
+            with _disable_current_modes():
+                know(out, func(*args, **kwargs))
+        return out
 
     def _module(self) -> str:
         if self.phase == "backward":
@@ -207,17 +215,22 @@ class Recorder(TorchDispatchMode):
 
     def _note_packed(self, packed: Any, name: str | None) -> int | None:
         """A packed weight of a quantized module, as a parameter tensor of its unpacked shape."""
-        if id(packed) in self._packed:
-            return self._packed[id(packed)][1]
         weight = packed_weight(packed)
         if weight is None:
             return None
+        if name is None:
+            # torch wraps a packed object anew at each call: it is known by its module and shape.
+            known = self._packed.get((self._module(), tuple(weight.shape), weight.dtype))
+            if known is not None:
+                return known
         sid, tid = len(self._storages), len(self._tensors)
         nbytes = weight.numel() * weight.element_size()
         self._storages[sid] = Storage(sid, nbytes, "parameter", -1)
         dtype = str(weight.dtype).removeprefix("torch.")
         self._tensors[tid] = Tensor(tid, tuple(weight.shape), dtype, nbytes, sid, "parameter", name)
-        self._packed[id(packed)] = (packed, tid)
+        path = self._module() if name is None else name.removesuffix("._packed_params")
+        for holder in (path, path.removesuffix("._packed_params")):
+            self._packed[holder, tuple(weight.shape), weight.dtype] = tid
         return tid
 
     def _find(self, t: torch.Tensor) -> int | None:
@@ -227,8 +240,16 @@ class Recorder(TorchDispatchMode):
         place = _place(t)
         return None if place is None else self._by_place.get(place)
 
-    def _add(self, t: torch.Tensor, kind: Kind, name: str | None, *, created: int) -> int:
-        storage = self._storage(t, kind, created)
+    def _add(
+        self,
+        t: torch.Tensor,
+        kind: Kind,
+        name: str | None,
+        *,
+        created: int,
+        base: int | None = None,
+    ) -> int:
+        storage = self._storage(t, kind, created, base)
         tid = len(self._tensors)
         dtype = str(t.dtype).removeprefix("torch.")
         shape = tuple(int(d) for d in t.shape)
@@ -240,7 +261,7 @@ class Recorder(TorchDispatchMode):
             self._by_place[place] = tid
         return tid
 
-    def _storage(self, t: torch.Tensor, kind: Kind, created: int) -> int:
+    def _storage(self, t: torch.Tensor, kind: Kind, created: int, base: int | None) -> int:
         # Sparse and opaque tensors have no storage of their own: their object stands for it.
         plain = has_storage(t)
         owner: Any = t.untyped_storage() if plain else t
@@ -248,6 +269,9 @@ class Recorder(TorchDispatchMode):
         known = self._live.get(address)
         if known is not None and known[1]() is not None:
             return known[0]
+        if base is not None:
+            self._live[address] = (base, weakref.ref(owner, partial(self._gone, address)))
+            return base
         sid = len(self._storages)
         nbytes = owner.nbytes() if plain else _nbytes(t)
         self._storages[sid] = Storage(sid, int(nbytes), kind, created)
@@ -259,6 +283,9 @@ class Recorder(TorchDispatchMode):
             self._storages[sid].freed = len(self._nodes) - 1
         if self._live.get(address, (None,))[0] == sid:
             del self._live[address]
+
+    def _gone(self, address: int, _: Any) -> None:
+        self._live.pop(address, None)
 
     # -- after the run ----------------------------------------------------------------------------
 
@@ -291,23 +318,18 @@ def _place(t: torch.Tensor) -> tuple[Any, ...] | None:
 
 
 def _nnz(t: torch.Tensor) -> int | None:
-    if t.layout == torch.strided or t.is_mkldnn:
-        return None
-    if t.layout == torch.sparse_coo:
-        return int(t._nnz())
-    return int(t.values().numel())
+    return None if t.layout == torch.strided or t.is_mkldnn else stored_values(t)
 
 
 def _nbytes(t: torch.Tensor) -> int:
+    """Bytes of a dense tensor, or of a sparse one's values and indices."""
     if t.layout == torch.strided or t.is_mkldnn:
         return int(t.numel()) * t.element_size()
+    count = max(stored_values(t), 0)
     if t.layout == torch.sparse_coo:
-        parts = [t._indices(), t._values()]
-    elif t.layout in (torch.sparse_csr, torch.sparse_bsr):
-        parts = [t.crow_indices(), t.col_indices(), t.values()]
-    else:
-        parts = [t.ccol_indices(), t.row_indices(), t.values()]
-    return sum(p.numel() * p.element_size() for p in parts)
+        return count * (t.element_size() + 8 * t.sparse_dim())
+    rows = t.shape[-2] if t.layout in (torch.sparse_csr, torch.sparse_bsr) else t.shape[-1]
+    return count * (t.element_size() + 8) + 8 * (int(rows) + 1)
 
 
 def _mark(obj: Any, path: str) -> None:

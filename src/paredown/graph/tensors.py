@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 DEEPEST = 8
 """How far `walk` looks into nested objects: caches, outputs and configs are shallower than this."""
 
 KNOWN = 1 << 20
-"""Integer and boolean tensors up to this many elements keep their values under fake tensors, so that
-code that looks at a mask or a position takes the branch it really takes."""
+"""Integer inputs and filled tensors up to this many elements keep their values under fake tensors, so
+that code that looks at a mask or a position takes the branch it really takes."""
+
+STORED = "paredown_stored_values"
+"""Attribute under which a fake sparse tensor, which torch gives no values, keeps how many it has."""
 
 
 def walk(obj: Any, path: str = "", _depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
@@ -74,8 +79,10 @@ class Faker:
             return t
         if t.device.type != "meta":
             fake = self.mode.from_tensor(t)
-            if not t.is_floating_point() and t.numel() <= KNOWN and t.layout == torch.strided:
-                fake.constant = t.detach().clone()
+            if t.layout != torch.strided and not t.is_mkldnn:
+                vars(fake)[STORED] = stored_values(t)
+            if not t.is_floating_point() and t.layout == torch.strided:
+                know(fake, t.detach().clone())
             return fake
         fake = self._of_meta(t)
         if isinstance(t, nn.Parameter):
@@ -97,6 +104,21 @@ class Faker:
             return base.as_strided(t.shape, t.stride(), t.storage_offset())
 
 
+def stored_values(t: torch.Tensor) -> int:
+    """How many values a sparse tensor stores; -1 for a fake one that nobody counted."""
+    counted = vars(t).get(STORED) if isinstance(t, FakeTensor) else None
+    if isinstance(t, FakeTensor):
+        return -1 if counted is None else int(counted)
+    return int(t._nnz()) if t.layout == torch.sparse_coo else int(t.values().numel())
+
+
+def know(fake: Any, value: torch.Tensor) -> None:
+    """Remember the values of a fake tensor, until something writes unknown ones into it."""
+    if value.numel() <= KNOWN:
+        fake.constant = value
+        fake.fake_mode.fake_tensor_converter.add_constant_storage_mapping(fake)
+
+
 def replace_tensors(obj: Any, new: Callable[[Any], Any], tensors: list[torch.Tensor]) -> Any:
     """Deep-copy ``obj`` with each of ``tensors`` replaced by ``new`` of it; ties stay ties."""
     memo: dict[int, Any] = {}
@@ -115,13 +137,16 @@ def held_packed(model: nn.Module) -> Iterator[tuple[str, torch.ScriptObject]]:
 
 
 def packed_weight(packed: torch.ScriptObject) -> torch.Tensor | None:
-    """The weight inside a packed parameter, None for script objects that hold none."""
-    try:
-        unpacked = packed.unpack()  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):
-        return None
-    weight = unpacked[0] if isinstance(unpacked, (tuple, list)) else unpacked
-    return weight if isinstance(weight, torch.Tensor) else None
+    """The weight inside a packed linear or convolution, None for objects that hold no single one."""
+    quantized = torch.ops.quantized
+    ways = (quantized.linear_unpack, quantized.linear_unpack_fp16, quantized.conv2d_unpack,
+            quantized.conv1d_unpack, quantized.conv3d_unpack)
+    with _disable_current_modes():
+        for unpack in ways:
+            # The class of a packed object is not told; each unpacker refuses the others' objects.
+            with contextlib.suppress(RuntimeError, TypeError):
+                return unpack(packed)[0]
+    return None
 
 
 def materialise(t: torch.Tensor) -> torch.Tensor:

@@ -28,9 +28,12 @@ def _product(first: int, bias: bool) -> Rule:
 def _sparse_product(c: Call, sparse: Tensor, bias: bool) -> Work:
     """Only stored values multiply: nnz x columns of the dense factor."""
     out = c.out
+    if sparse.nnz is None or sparse.nnz < 0:
+        raise Unpriceable("how many values the sparse factor stores is not known here")
     rows = sparse.shape[-2] if len(sparse.shape) > 1 else 1
-    columns = numel(out) // max(rows, 1) if sparse is c.ins[1 if bias else 0] else out.shape[0]
-    return Work(macs=int(sparse.nnz or 0) * columns, elementwise=numel(out) if bias else 0)
+    left = sparse.id == (c.need(1) if bias else c.need(0)).id
+    columns = numel(out) // max(rows, 1) if left else out.shape[0]
+    return Work(macs=sparse.nnz * columns, elementwise=numel(out) if bias else 0)
 
 
 def linear(c: Call) -> Work:
