@@ -7,7 +7,7 @@ site left out of the recipe, which then is cast at its own boundary. Sums inside
 softmax and norms are float32 in the kernels of torch and OpenVINO.
 
 Cost law: half the bytes; time by the device's bf16 rate. Limits: a model whose own forward makes
-float32 tensors that meet bf16 ones is refused with torch's words, found by a run without weights.
+float32 tensors that meet bf16 ones in a product is refused, found by a run without weights.
 """
 
 # torch keeps its modules' tables and base classes private.
@@ -30,6 +30,12 @@ from paredown.technique import Change, Decisions, Lowers, Rewrite, Sites, Stage,
 from paredown.techniques.quantize.common import Usage, dtype_name, gather, paths
 from paredown.workload import Workload
 
+# Operators whose kernels take one float dtype only.
+_PRODUCTS = {
+    *("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution", "addmv", "mv"),
+    *("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu"),
+}
+_FLOATS = {"float16", "bfloat16", "float32", "float64"}
 # Buffers whose relative precision of 2**-8 is not enough, by the last part of their name.
 _FULL = ("inv_freq", "original_inv_freq")
 
@@ -58,9 +64,11 @@ class BF16(Rewrite):
         if not found.ok or graph.source is None:
             return found
         try:
-            self.preview(graph, found)
+            why = _mixed(self.preview(graph, found).graph)
         except CaptureError as e:
-            return Sites((), {**found.refused, **dict.fromkeys(found.ok, f"in bf16, {e}")})
+            why = str(e)
+        if why:
+            return Sites((), {**found.refused, **dict.fromkeys(found.ok, f"in bf16, {why}")})
         return found
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
@@ -123,8 +131,13 @@ class _Plan:
                 self.group[path] = root
 
     def judge(self, path: str, module: nn.Module) -> str | bool | None:
-        """For `gather`: the head of each group is its site; the root's own tensors are no site."""
-        return False if not path or self.group.get(path) != path else self.refusal(path)
+        """The head of each group is its site; the root's own tensors are no site."""
+        head = self.group.get(path)
+        if not path or head is None:
+            return False
+        if head != path:
+            return f"it changes together with {head or 'the whole model'}"
+        return self.refusal(path)
 
     def refusal(self, path: str) -> str | None:
         """Why a site cannot turn to bf16, None when it can."""
@@ -154,6 +167,17 @@ class _Plan:
                 if t is not None and t.dtype == torch.float32 and n not in _FULL
             ]
         return names
+
+
+def _mixed(graph: Graph) -> str | None:
+    """The first product that would meet two float dtypes, which shapes alone do not refuse."""
+    for node in graph.nodes:
+        if node.op.rpartition("::")[2] in _PRODUCTS:
+            dtypes = {graph.tensors[t].dtype for t in node.inputs} & _FLOATS
+            if len(dtypes) > 1:
+                where = f"{node.module or 'the model'} ({node.line or node.op})"
+                return f"{where} multiplies {' with '.join(sorted(dtypes))}"
+    return None
 
 
 def _stays(module: nn.Module) -> bool:

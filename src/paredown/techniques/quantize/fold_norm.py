@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from paredown.editing import Editor
 from paredown.graph.graph import Graph, Node
@@ -136,14 +136,15 @@ class _Flow:
         if source is None:
             return _Refusal("its input is an input of the model")
         module = self.model.get_submodule(source.module)
-        if kind_of(module) not in ("conv", "linear", "conv_transpose") or source.view:
+        kind = kind_of(module)
+        if kind == "linear" and len(self.graph.tensors[value].shape) != 2:
+            return _Refusal(f"it normalises another axis than {source.module}'s features")
+        if kind not in ("conv", "linear", "conv_transpose") or source.view:
             return _Refusal(f"its input comes from {source.op} in {source.module or 'the model'}")
         if len([n for n in self.usage.nodes[source.module] if not n.view and not _cheap(n)]) != 1:
             return _Refusal(f"{source.module} runs more than once")
         if len(self.read[value]) != 1 or value in self.graph.outputs:
             return _Refusal(f"the output of {source.module} is also used elsewhere")
-        if not isinstance(module, _ConvNd) and len(self.graph.tensors[value].shape) != 2:
-            return _Refusal(f"it normalises another axis than {source.module}'s features")
         why = self.usage.why_not(source.module, module)
         return _Refusal(f"{source.module}: {why}") if why else source.module
 
