@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from paredown import result
+from paredown.manifest import Manifest
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 
@@ -14,11 +15,13 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 def schemas() -> dict[str, str]:
     """File name -> text, one for each kind of document."""
     out: dict[str, str] = {}
-    for cls in vars(result).values():
-        if isinstance(cls, type) and issubclass(cls, result.Document) and cls is not result.Document:
-            name = cls.__name__.removesuffix("Doc").lower() + ".json"
-            schema = cls.model_json_schema(by_alias=True, mode="serialization")
-            out[name] = json.dumps(schema, indent=2, sort_keys=True) + "\n"
+    classes = [c for c in vars(result).values() if isinstance(c, type)]
+    for cls in (*classes, Manifest):
+        if not issubclass(cls, result.Document) or cls is result.Document:
+            continue
+        name = cls.__name__.removesuffix("Doc").lower() + ".json"
+        schema = cls.model_json_schema(by_alias=True, mode="serialization")
+        out[name] = json.dumps(schema, indent=2, sort_keys=True) + "\n"
     return out
 
 

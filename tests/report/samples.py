@@ -333,7 +333,7 @@ def down_doc(verdict: str = "met", *, count: int = 14) -> DownDoc:
     rows_a = operators(after, dtype="int8", backend="openvino", timed=False)
     ratio = 0.091 if met else 0.14
     pared = Side(
-        name="pared",
+        name="structured-pruning 0.25 + fold-norm + static-int8 on openvino",
         backend="openvino",
         recipe=RECIPE,
         figures={
@@ -362,7 +362,7 @@ def down_doc(verdict: str = "met", *, count: int = 14) -> DownDoc:
         },
     )
     original = Side(
-        name="eager float32",
+        name="the original",
         backend="eager",
         figures={
             "latency": measured(6.15e-3, "s", spread=(6.0e-3, 6.4e-3), n=400),

@@ -142,7 +142,7 @@ def down(
     """Pare a network down until it fits a budget, and prove it."""
 
     def work() -> object:
-        from paredown.down import down as pare_down
+        from paredown.paring import down as pare_down
 
         found = pare_down(
             target,
@@ -186,7 +186,7 @@ def plan_down(
     """Show what `pare down` would try, in what time and disk."""
 
     def work() -> object:
-        from paredown.down import plan
+        from paredown.paring import plan
 
         return plan(
             target,
@@ -217,7 +217,7 @@ def check(
     """Measure against a budget; the exit code is the answer (a gate for CI)."""
 
     def work() -> object:
-        from paredown.down import check as check_
+        from paredown.paring import check as check_
 
         return check_(target, to=to, threads=threads, random_weights=random_weights)
 
@@ -246,6 +246,7 @@ def apply(
     ],
     target: Target,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="folder of the result")],
+    backend: BackendName = None,
     threads: Threads = None,
     random_weights: Random = False,
     json: Json = None,
@@ -255,7 +256,15 @@ def apply(
     def work() -> object:
         from paredown import verbs
 
-        return verbs.apply(recipe, target, out=out, threads=threads, random_weights=random_weights)
+        return verbs.apply(
+            recipe,
+            target,
+            out=out,
+            backend=backend,
+            threads=threads,
+            random_weights=random_weights,
+            progress=_progress(),
+        )
 
     _finish(work, json)
 

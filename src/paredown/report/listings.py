@@ -130,9 +130,10 @@ def cards(doc: CardsDoc, table: MakeTable, known: Callable[..., Text]) -> list[R
 
 def doctor(doc: DoctorDoc, table: MakeTable) -> list[RenderableType]:
     """What is installed, what is missing, how to get it."""
-    out = table("", "", "", "", "how to get it")
+    out = table("", "", "", "")
     for row in doc.rows:
-        out.add_row(
-            Text(row.state, style=STATE_TONES[row.state]), row.name, row.detail, row.fix or ""
-        )
+        detail = Text(row.detail)
+        if row.fix:
+            detail.append(f"\n{row.fix}", style="dim")
+        out.add_row(Text(row.state, style=STATE_TONES[row.state]), row.name, detail)
     return [out]

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paredown.figure import Figure
-from paredown.report import plots, tables, units, words
+from paredown.report import plots, search_plots, tables, units, words
 from paredown.result import CompareDoc, Document, DownDoc, ProfileDoc
 
 
@@ -68,16 +68,16 @@ def _profile(doc: ProfileDoc) -> tuple[str, dict[str, Any]]:
         "kinds": tables.by_kind(doc.operators),
         "bounds": tables.by_bound(doc.operators),
         "waterline": _svg(plots.waterline("waterline", doc.operators, doc.waterline, doc.target)),
-        "gap": _svg(plots.gap("gap", [whole])),
+        "gap": _svg(plots.gap("gap", [whole, *plots.parts(doc.operators)])),
         "efficiency": tables.efficiency([whole], [doc.waterline]),
         "memory": _svg(plots.memory("memory", [("live", "after", doc.memory)])),
-        "agreement": _svg(plots.agreement("agreement", timed, "operators")),
+        "agreement": _svg(search_plots.agreement("agreement", timed, "operators")),
     }
 
 
 def _down(doc: DownDoc) -> tuple[str, dict[str, Any]]:
     nets = tables.nets(doc)
-    pairs = plots.pairs(doc.trials)
+    pairs = search_plots.pairs(doc.trials)
     return "down.html.j2", {
         "title": f"{words.VERDICTS[doc.verdict]}: {doc.target}",
         "headline": doc.headline or words.headline(doc),
@@ -95,14 +95,14 @@ def _down(doc: DownDoc) -> tuple[str, dict[str, Any]]:
         ],
         "gap": _svg(plots.gap("gap", nets)),
         "efficiency": tables.efficiency(nets, [doc.waterline_before, doc.waterline_after]),
-        "pareto": _svg(plots.pareto("pareto", doc)),
+        "pareto": _svg(search_plots.pareto("pareto", doc)),
         "memory": _svg(
             plots.memory(
                 "memory",
                 [("original", "before", doc.memory_before), ("pared", "after", doc.memory_after)],
             )
         ),
-        "agreement": _svg(plots.agreement("agreement", pairs, "candidates")),
+        "agreement": _svg(search_plots.agreement("agreement", pairs, "candidates")),
         "residuals": tables.residuals(pairs),
         "trials": tables.trials(doc.trials),
         "sites": tables.sites(doc.sites),

@@ -1,4 +1,4 @@
-"""The figures of a report, from records: waterline, efficiency gap, front, memory, prediction.
+"""The figures of a network: waterline, efficiency gap, memory over the run.
 
 Waterline and gap follow "On the Efficiency of Convolutional Neural Networks" (2024; catalogue key
 ``convfirst``): the op:byte ratio of each kernel against the water level ``R_peak / bandwidth``, and
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from paredown.figure import Figure
-from paredown.report import units, words
+from paredown.report import units
 from paredown.report.svg import Plot, span
-from paredown.result import DownDoc, MemoryPoint, OperatorRow, Side, Trial
+from paredown.result import MemoryPoint, OperatorRow
 
 WIDEST = 240
 """At most this many bars or points in one figure; neighbours are joined, sums kept."""
@@ -91,8 +91,8 @@ def waterline(
         (low, high),
         "time, operators in order",
         "MAC per byte",
-        units.seconds,
-        units.digits,
+        units.tick_seconds,
+        units.tick_digits,
         log_y=True,
     )
     plot.rect(0, total, low, water, "water")
@@ -132,6 +132,46 @@ def ideal(rows: Iterable[OperatorRow]) -> float:
     return sum(r.ideal_s or 0.0 for r in rows)
 
 
+def parts(rows: Sequence[OperatorRow], most: int = 5) -> list[Net]:
+    """The modules that take longest, as networks of their own: the largest that are not the whole.
+
+    A module that takes nearly all of its parent's time stands for the parent.
+    """
+    whole = sum(seconds_of(r) or 0.0 for r in rows)
+    found: dict[str, list[OperatorRow]] = {"": list(rows)}
+    # Open the module with the most time until enough parts of less than half the run are found.
+    while len(found) < most + 1 and whole > 0:
+        biggest = max(found, key=lambda p: _spent(found[p]) if _children(p, found[p]) else -1.0)
+        inside = _children(biggest, found[biggest])
+        if not inside:
+            break
+        del found[biggest]
+        found.update(inside)
+    ranked = sorted((p for p in found if p), key=lambda p: -_spent(found[p]))[:most]
+    out: list[Net] = []
+    for path in ranked:
+        mine, seconds = found[path], _spent(found[path])
+        timed = all(r.measured_s.value is not None for r in mine)
+        actual = Figure(value=seconds, unit="s", how="measured" if timed else "predicted")
+        out.append(Net(path, "after", "o", actual, ideal(mine)))
+    return out
+
+
+def _spent(rows: Iterable[OperatorRow]) -> float:
+    return sum(seconds_of(r) or 0.0 for r in rows)
+
+
+def _children(path: str, rows: Sequence[OperatorRow]) -> dict[str, list[OperatorRow]]:
+    """Rows by the next part of their module path; empty where some are the module's own alone."""
+    depth = path.count(".") + 1 if path else 0
+    out: dict[str, list[OperatorRow]] = {}
+    for row in rows:
+        parts_ = row.module.split(".") if row.module else []
+        if len(parts_) > depth:
+            out.setdefault(".".join(parts_[: depth + 1]), []).append(row)
+    return out
+
+
 def gap(name: str, nets: Sequence[Net]) -> str | None:
     """Score over latency: hollow at the ideal latency, filled at the actual one."""
     nets = [n for n in nets if n.ideal > 0 and n.actual.value]
@@ -139,7 +179,7 @@ def gap(name: str, nets: Sequence[Net]) -> str | None:
         return None
     scored = all(n.score is not None for n in nets)
     rows = {
-        n.name: n.score if scored and n.score is not None else float(i) for i, n in enumerate(nets)
+        n.name: n.score if scored and n.score is not None else float(-i) for i, n in enumerate(nets)
     }
     low, high = span([v for n in nets for v in (n.ideal, n.actual.known())], log=True, pad=0.12)
     said = "; ".join(
@@ -147,7 +187,7 @@ def gap(name: str, nets: Sequence[Net]) -> str | None:
         f"efficiency {n.ideal / n.actual.known():.1%}"
         for n in nets
     )
-    y = span(rows.values(), pad=0.35) if scored else (-0.7, len(nets) - 0.3)
+    y = span(rows.values(), pad=0.35) if scored else (0.4 - len(nets), 0.9)
     plot = Plot(
         name,
         "Efficiency gap",
@@ -155,11 +195,11 @@ def gap(name: str, nets: Sequence[Net]) -> str | None:
         (low, high),
         y,
         "latency",
-        "score" if scored else "",
-        units.seconds,
+        "score" if scored else "network and modules" if len(nets) > 1 else "",
+        units.tick_seconds,
         (lambda v: units.digits(v, 4)) if scored else (lambda v: ""),
         log_x=True,
-        height=320 if scored or len(nets) > 1 else 180,
+        height=320 if scored else 110 + 42 * len(nets),
     )
     for net in nets:
         level, actual = rows[net.name], net.actual.known()
@@ -188,185 +228,36 @@ def memory(name: str, series: Sequence[tuple[str, str, Sequence[MemoryPoint]]]) 
     drawn = [(label, cls, thin(points)) for label, cls, points in series if points]
     if not drawn:
         return None
-    high = max(v for _, _, pts in drawn for _, v in pts)
-    peaks = "; ".join(
-        f"{label} peaks at {units.size(max(v for _, v in pts))}" for label, _, pts in drawn
-    )
+    peaks = [(label, cls, max(points, key=lambda p: p[1])) for label, cls, points in drawn]
+    size, unit = units.binary_unit(max(top for _, _, (_, top) in peaks))
+    said = "; ".join(f"{label} peaks at {units.size(top)}" for label, _, (_, top) in peaks)
     plot = Plot(
         name,
         "Memory timeline",
-        f"Predicted live bytes after each operator, weights included; {peaks}.",
+        f"Predicted live bytes after each operator, weights included; {said}.",
         (0.0, 1.0),
-        (0.0, high * 1.15),
+        (0.0, max(top for _, _, (_, top) in peaks) * 1.15 / size),
         "progress through the run",
-        "live memory",
+        f"live memory, {unit}",
         lambda v: f"{v:.0%}",
-        units.size,
+        units.tick_digits,
     )
     for label, cls, points in drawn:
-        plot.area(points, f"fill {cls}")
-        plot.line(points, f"stroke {cls}", step=True, tip=label)
-    for label, cls, points in drawn:
-        at, top = max(points, key=lambda p: p[1])
-        plot.dot(at, top, cls, f"{label}: peak {units.size(top)}", r=4)
-        plot.text(at, top, f"{label}: {units.size(top)}", dx=7, dy=-7)
+        scaled = [(at, live / size) for at, live in points]
+        plot.area(scaled, f"fill {cls}")
+        plot.line(scaled, f"stroke {cls}", step=True, tip=label)
+    for label, cls, (at, top) in peaks:
+        plot.dot(at, top / size, cls, f"{label}: peak {units.size(top)}", r=4)
+        plot.text(at, top / size, f"{label}: {units.size(top)}", dx=7, dy=-7)
     return plot.svg()
 
 
 def thin(points: Sequence[MemoryPoint], most: int = WIDEST) -> list[tuple[float, float]]:
     """Points as (share of the run, bytes), the largest of each stretch kept, so no peak is lost."""
-    last = max(1, len(points) - 1)
-    step = max(1, -(-len(points) // most))
+    count = len(points)
+    step = max(1, -(-count // most))
     out: list[tuple[float, float]] = []
-    for start in range(0, len(points), step):
+    for start in range(0, count, step):
         top = max(points[start : start + step], key=lambda p: p.live_bytes)
-        out.append((start / last, float(top.live_bytes)))
-    return out
-
-
-def cost_axis(doc: DownDoc) -> tuple[str, str] | None:
-    """Latency against the drop where that is known, else fidelity, else size."""
-    done = [t.measured for t in doc.trials if t.state == "done"] + [doc.after.figures]
-    for metric in ("drop", "fidelity", "size"):
-        if sum(1 for m in done if _known(m, metric) and _known(m, "latency")) >= 1:
-            return "latency", metric
-    return None
-
-
-def front(points: Sequence[tuple[float, float]], *, up: bool = False) -> list[tuple[float, float]]:
-    """The points that no other beats: least x, least y (most y with ``up``), by growing x."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1] if up else p[1])):
-        if not best or (y > best[-1][1] if up else y < best[-1][1]):
-            best.append((x, y))
-    return best
-
-
-def pareto(name: str, doc: DownDoc) -> str | None:
-    """Everything measured, with the original, the best single backend and the choice."""
-    axes = cost_axis(doc)
-    if axes is None:
-        return None
-    across, upward = axes
-    tried = [
-        t
-        for t in doc.trials
-        if t.state == "done" and _known(t.measured, across) and _known(t.measured, upward)
-    ]
-    at = [(t.measured[across].known(), t.measured[upward].known()) for t in tried]
-    named: list[tuple[str, str, str, tuple[float, float]]] = []
-    for side, cls, shape in (
-        (doc.before, "before", "s"),
-        (doc.best_single_backend, "single", "d"),
-        (doc.after, "after", "o"),
-    ):
-        place = side and _place(side, across, upward, side is doc.before)
-        if side is not None and place:
-            named.append((side.name, cls, shape, place))
-    every = at + [p for *_, p in named]
-    if not every:
-        return None
-    unit = next(
-        (t.measured[upward].unit for t in tried),
-        doc.after.figures.get(upward, doc.before.figures.get("size")),
-    )
-    unit = unit if isinstance(unit, str) else unit.unit if unit else "1"
-    y_low, y_high = span([y for _, y in every], pad=0.14)
-    title_ = units.title(upward)
-    plot = Plot(
-        name,
-        f"Everything measured: {units.title(across).lower()} against {title_.lower()}",
-        f"{len(tried)} measured candidates, with {', '.join(n for n, *_ in named)}; "
-        "the stepped line joins those that no other beats in both.",
-        span([x for x, _ in every], log=True),
-        (y_low, y_high),
-        units.title(across).lower(),
-        title_.lower(),
-        units.seconds,
-        lambda v: units.quantity(v, unit),
-        log_x=True,
-        height=360,
-    )
-    plot.line(front(at + [p for *_, p in named], up=upward == "fidelity"), "front", step=True)
-    for trial, (x, y) in zip(tried, at, strict=True):
-        plot.dot(
-            x,
-            y,
-            "trial",
-            f"#{trial.id} {words.recipe(trial.recipe)}: {units.seconds(x)}, "
-            f"{units.quantity(y, unit)}",
-            r=4,
-        )
-    for label, cls, shape, (x, y) in named:
-        plot.dot(
-            x, y, cls, f"{label}: {units.seconds(x)}, {units.quantity(y, unit)}", r=7, shape=shape
-        )
-        plot.text(x, y, label, dx=10, dy=-9)
-    return plot.svg()
-
-
-def agreement(name: str, pairs: Sequence[tuple[str, float, float]], what: str) -> str | None:
-    """Predicted against measured seconds, logarithmic, with the diagonal and the 25 % band."""
-    kept = [(label, p, m) for label, p, m in pairs if p > 0 and m > 0]
-    if not kept:
-        return None
-    low, high = span([v for _, p, m in kept for v in (p, m)], log=True)
-    plot = Plot(
-        name,
-        f"Predicted against measured latency of {what}",
-        f"{len(kept)} points; on the diagonal the prediction is exact, within the band off by less "
-        "than 25 %.",
-        (low, high),
-        (low, high),
-        "measured",
-        "predicted",
-        units.seconds,
-        units.seconds,
-        log_x=True,
-        log_y=True,
-    )
-    for factor in (1 / 1.25, 1.25):
-        plot.line(
-            [
-                (low * max(1, 1 / factor), low * max(1.0, factor)),
-                (high * min(1, 1 / factor), high * min(1.0, factor)),
-            ],
-            "band",
-        )
-    plot.line([(low, low), (high, high)], "level")
-    for label, predicted, measured in kept[:WIDEST]:
-        off = predicted / measured - 1
-        plot.dot(
-            measured,
-            predicted,
-            "trial",
-            f"{label}: predicted {units.seconds(predicted)}, "
-            f"measured {units.seconds(measured)} ({off:+.0%})",
-            r=4,
-        )
-    return plot.svg()
-
-
-def pairs(trials: Iterable[Trial], metric: str = "latency") -> list[tuple[str, float, float]]:
-    """(label, predicted, measured) of every trial that has both."""
-    return [
-        (
-            f"#{t.id} {words.recipe(t.recipe)}",
-            t.predicted[metric].known(),
-            t.measured[metric].known(),
-        )
-        for t in trials
-        if _known(t.predicted, metric) and _known(t.measured, metric)
-    ]
-
-
-def _known(figures: dict[str, Figure], metric: str) -> bool:
-    return metric in figures and figures[metric].value is not None
-
-
-def _place(side: Side, across: str, upward: str, original: bool) -> tuple[float, float] | None:
-    x = side.figures.get(across)
-    y = side.figures.get(upward)
-    exact = {"drop": 0.0, "fidelity": 1.0}
-    value = y.value if y is not None else exact.get(upward) if original else None
-    return (x.value, value) if x is not None and x.value is not None and value is not None else None
+        out.append((start / count, float(top.live_bytes)))
+    return [*out, (1.0, out[-1][1])] if out else []

@@ -89,7 +89,7 @@ class Plot:
     x_ticks: bool = True
     marks: list[str] = field(default_factory=list)
 
-    left, right, top, bottom = 64, 14, 14, 46
+    left, right, top, bottom = 66, 24, 14, 46
 
     @property
     def sx(self) -> Scale:

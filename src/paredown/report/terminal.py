@@ -29,6 +29,7 @@ from paredown.result import (
 )
 
 TOP = 15
+WIDTH = 132
 TONES = {"met": "bold green", "predicted_met": "bold yellow"}
 HOW_TONES = {"predicted": "yellow", "nominal": "yellow", "unavailable": "dim"}
 
@@ -38,7 +39,11 @@ def show(doc: Document, console: Console | None = None) -> None:
     render = _RENDER.get(type(doc))
     if render is None:
         raise TypeError(f"no table for {type(doc).__name__}")
-    console = console or Console(highlight=False, markup=False)
+    if console is None:
+        console = Console(highlight=False, markup=False)
+        # Into a pipe or a file there is no width to fit.
+        if not console.is_terminal:
+            console = Console(width=WIDTH, highlight=False, markup=False)
     for part in render(doc):
         console.print(part)
 
@@ -328,10 +333,15 @@ def plan(doc: PlanDoc) -> list[RenderableType]:
 def show_folder(doc: ShowDoc) -> list[RenderableType]:
     """An artefact: what it is, how it was made, what it achieved."""
     m = doc.manifest
-    files = m.get("files") or []
-    head = Text(f"{doc.folder}: {m.get('backend', '?')} artefact, {len(files)} files", style="bold")
+    files = m.get("files") or {}
+    on_disk = sum(f["bytes"] for f in files.values() if f["role"] == "run")
+    head = Text(
+        f"{doc.folder}: {m.get('name', '?')} for {m.get('backend', '?')}, {len(files)} files, "
+        f"{units.size(on_disk)} to run, all as they were written",
+        style="bold",
+    )
     facts = table("", "", "")
-    for key in ("target", "run", "inputs", "outputs", "threads", "paredown", "created"):
+    for key in ("source", "run", "inputs", "outputs", "threads", "created"):
         if key in m:
             facts.add_row(key, listings.plain(m[key]))
     parts: list[RenderableType] = [head, facts, Text(f"Recipe: {words.recipe(doc.recipe)}")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from paredown.figure import Figure
 
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -54,19 +56,30 @@ def title(metric: str) -> str:
 
 
 def digits(value: float, significant: int = 3) -> str:
-    """A number with so many significant digits: 0.106, 1.71, 25.7, 512."""
+    """A number with so many significant digits, unpadded below one: 0.06, 1.70, 25.7, 512."""
     if value == 0:
         return "0"
     magnitude = abs(value)
-    if magnitude >= 10**significant:
-        return f"{value:,.0f}"
-    text = f"{value:.{significant}g}"
-    if "e" in text:
-        text = f"{value:.1e}"
-    elif "." not in text and magnitude < 10 ** (significant - 1):
-        places = significant - len(text.lstrip("-"))
-        text = f"{value:.{places}f}"
-    return text
+    if magnitude < 1:
+        text = f"{value:.{significant}g}"
+        return f"{value:.1e}" if "e" in text else text
+    places = max(0, significant - len(str(int(magnitude))))
+    return f"{value:,.{places}f}"
+
+
+def tick(text: str) -> str:
+    """A text for an axis: without zeros behind the point. ``30.0 µs`` -> ``30 µs``."""
+    return re.sub(r"(\.\d*?)0+(?!\d)", lambda m: m[1] if len(m[1]) > 1 else "", text)
+
+
+def tick_seconds(value: float) -> str:
+    """Seconds for an axis."""
+    return tick(_small(value, "s"))
+
+
+def tick_digits(value: float) -> str:
+    """A plain number for an axis."""
+    return tick(digits(value))
 
 
 def quantity(value: float, unit: str) -> str:
@@ -85,7 +98,7 @@ def quantity(value: float, unit: str) -> str:
         return f"{digits(value)}x"
     if unit == "%":
         return f"{digits(value)} %"
-    if unit in ("1", "score", ""):
+    if unit in ("1", "score", "parameters", ""):
         return digits(value, 4) if abs(value) < 1000 else _decimal(value, "").strip()
     return f"{digits(value)} {unit}"
 
@@ -139,6 +152,14 @@ def duration(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def binary_unit(largest: float) -> tuple[float, str]:
+    """The unit that suits an axis up to ``largest`` bytes: its size in bytes and its name."""
+    step = 0
+    while largest / 1024**step >= 1024 and step < len(BINARY) - 1:
+        step += 1
+    return float(1024**step), BINARY[step]
 
 
 def _binary(value: float) -> str:

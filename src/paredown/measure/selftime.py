@@ -1,0 +1,122 @@
+"""Time of every operator call of a run in eager, and of the whole run, in a fresh child process.
+
+The run is recorded as capture records it, on real weights, with a clock around each call; so the
+times belong to the graph's nodes one to one. A call timed this way includes its dispatch from
+Python (about a microsecond), which the whole run's latency, timed without a recorder, does not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from paredown.cost.profile import Measured
+from paredown.errors import MeasurementError
+from paredown.graph.record import Recorder
+from paredown.graph.train import training_step
+from paredown.measure.child import Jobs, Limits, tell
+from paredown.measure.compare import latency, stable_part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paredown.graph.graph import Graph
+    from paredown.workload import Workload
+
+SECONDS = 4.0
+"""Time spent on each of the two: operators, and the whole run."""
+
+MOST, LEAST = 100, 5
+
+
+class _Clock(Recorder):
+    """A recorder that times each call; ``seconds[i]`` and ``names[i]`` belong to node ``i``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.seconds: list[float] = []
+        self.names: list[str] = []
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        start = time.perf_counter()
+        out = super()._call(func, args, kwargs)
+        self.seconds.append(time.perf_counter() - start)
+        self.names.append(func._schema.name)
+        return out
+
+
+def self_times(
+    make: Callable[[], Workload], graph: Graph, *, threads: int, train: bool = False
+) -> tuple[Measured, list[str]]:
+    """Self time by node index and the whole run's latency, with notes on what could not be had.
+
+    ``make`` builds the workload in the child. Raises ``MeasurementError`` when the real run calls
+    other operators than the captured one (a model that takes another path on real values).
+    """
+    limits = Limits.default(120.0 + 10 * SECONDS)
+    asked = [n.op for n in graph.nodes]
+    seconds, whole = Jobs().run(_measure, make, asked, threads, train, limits=limits)
+    notes: list[str] = []
+    if whole is None:
+        notes.append("latency is predicted: the clock was on each operator of the training step")
+    return Measured({i: s for i, s in enumerate(seconds)}, whole), notes
+
+
+def _measure(
+    make: Callable[[], Workload], asked: list[str], threads: int, train: bool
+) -> tuple[list[float], Any]:
+    torch.set_num_threads(threads)
+    workload = make().own()
+    workload.model.train(train)
+    tell("timing operators")
+    runs: list[list[float]] = []
+    start = time.perf_counter()
+    while len(runs) < LEAST or (time.perf_counter() - start < SECONDS and len(runs) < MOST):
+        clock = _run(workload, train)
+        _same(clock.names, asked, workload.name)
+        runs.append(clock.seconds)
+    # The first run allocates and compiles kernels: it is not one of those that count.
+    found = np.median(np.asarray(runs[1:]), axis=0)
+    tell("timing the whole run")
+    return found.tolist(), None if train else _whole(workload)
+
+
+def _run(workload: Workload, train: bool) -> _Clock:
+    clock = _Clock(workload.model)
+    clock.declare(workload)
+    if train:
+        training_step(workload, clock)
+    else:
+        with clock, torch.no_grad():
+            workload.model(*workload.inputs, **workload.kwargs)
+    return clock
+
+
+def _same(found: list[str], asked: list[str], name: str) -> None:
+    if found == asked:
+        return
+    at = next((i for i, (f, a) in enumerate(zip(found, asked, strict=False)) if f != a), None)
+    where = (
+        f"{len(found)} operators, not {len(asked)}"
+        if at is None
+        else (f"operator {at} is {found[at]}, not {asked[at]}")
+    )
+    raise MeasurementError(
+        f"{name} runs other operators on real weights than when captured ({where}): "
+        "its operators cannot be timed; profile it without --measure"
+    )
+
+
+def _whole(workload: Workload) -> Any:
+    times: list[float] = []
+    workload.call()
+    start = time.perf_counter()
+    while len(times) < LEAST or (time.perf_counter() - start < SECONDS and len(times) < 2000):
+        begin = time.perf_counter()
+        workload.call()
+        times.append(time.perf_counter() - begin)
+    return latency(stable_part(times, max(LEAST, len(times) // 2)))
