@@ -18,7 +18,7 @@ WIDTH = 110
 
 
 def block(doc: DownDoc) -> str:
-    """The document as the terminal shows it, without colours or trailing spaces, with its machine."""
+    """The document as the terminal shows it, without colours, and the machine it is from."""
     out = io.StringIO()
     console = Console(file=out, width=WIDTH, highlight=False, markup=False, no_color=True)
     terminal.show(doc, console)

@@ -1,4 +1,4 @@
-"""The snippets of the README and the pages run: Python blocks, and the commands of console blocks."""
+"""The snippets of the README and the pages run: Python blocks, and console blocks' commands."""
 
 from __future__ import annotations
 
