@@ -96,3 +96,17 @@ def test_int8_on_top_of_fold_and_bf16(net, numeric):
     held = {t.dtype for t in now.model.state_dict().values()}
     assert torch.bfloat16 in held
     assert held & {torch.int8, torch.uint8}
+
+
+def test_every_operator_of_ours_is_priced():
+    """A form's operators carry work and bytes: an integer layer must not look free."""
+    workload = NETS["llama"]()
+    for name in ("static-int8", "dynamic-int8", "weight-only 4"):
+        technique = TECHNIQUES[name][0]
+        graph = capture(workload)
+        after = technique.preview(graph, technique.sites(workload, graph)).graph
+        ours = [n for n in after.nodes if n.op.startswith("paredown::")]
+        assert ours
+        assert not after.unpriced
+        assert all(n.priced and n.work.get("elementwise") and n.bytes_read for n in ours)
+        assert after.macs == graph.macs

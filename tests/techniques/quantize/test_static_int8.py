@@ -200,8 +200,8 @@ def test_bytes_are_a_quarter():
 def blown(factor: float) -> Workload:
     """A net with one channel of each depthwise weight ``factor`` times larger, same outputs.
 
-    The scale sits in a batch norm, as in trained MobileNets (Krishnamoorthi 2018, section 3.1.3), and
-    the next layer's input weights undo it: only the ranges of folded weights change.
+    The scale sits in a batch norm, as in trained MobileNets (Krishnamoorthi 2018, section 3.1.3),
+    and the next layer's input weights undo it: only the ranges of folded weights change.
     """
     torch.manual_seed(0)
     net = settle(Mobile())

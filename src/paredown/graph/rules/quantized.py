@@ -67,6 +67,14 @@ def dequantize_groups(c: Call) -> Work:
     return Work(elementwise=numel(c.out) * (4 if bits == 4 else 2))
 
 
+def embedding_groups(c: Call) -> Work:
+    """As `dequantize_groups`, reading only the rows asked for."""
+    index, tables = c.need(0, "index"), [c.need(1, "q"), c.need(2, "scale"), c.need(3, "zero")]
+    rows = sum(t.nbytes // t.shape[0] for t in tables)
+    work = numel(c.out) * (4 if c.arg(4, "bits") == 4 else 2)
+    return Work(elementwise=work, read=index.nbytes + numel(index) * rows)
+
+
 _LINEAR = ("quantized::linear", "quantized::linear_relu", "quantized::linear_leaky_relu",
            "quantized::linear_tanh", "quantized::linear_with_input_q_dq_qweight_dq_output_fp32")
 _DYNAMIC = ("quantized::linear_dynamic", "quantized::linear_relu_dynamic",
@@ -130,6 +138,7 @@ POINTWISE: dict[str, Rule] = {
     "quantized_decomposed::choose_qparams_symmetric": per_input(2),
     "paredown::dynamic_quantize": per_input(6),
     "paredown::dequantize_groups": dequantize_groups,
+    "paredown::embedding_groups": embedding_groups,
     **dict.fromkeys(
         ("quantized::add", "quantized::mul", "quantized::add_relu", "quantized::mul_relu",
          "quantized::add_scalar", "quantized::mul_scalar", "quantized::leaky_relu",
