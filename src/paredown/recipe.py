@@ -250,16 +250,17 @@ def _make(step: Step) -> Technique:
     from paredown import registry
 
     try:
-        made = registry.make(step.technique, step.settings)
+        kind = registry.technique(step.technique)
         for settings in (step.settings, *step.overrides.values()):
+            _typed(kind, settings)
             registry.make(step.technique, {**step.settings, **settings})
-            _typed(made, settings)
+        made = registry.make(step.technique, step.settings)
     except UnknownName as e:
         raise RecipeError(str(e)) from None
     return made
 
 
-def _typed(technique: Technique, settings: dict[str, Any]) -> None:
+def _typed(technique: type[Technique], settings: dict[str, Any]) -> None:
     """Refuse values of another type than a knob's: a word for a number, a name not offered."""
     from paredown.technique import Choice
 
