@@ -1,8 +1,10 @@
-"""Doing and recording a change at once, and replaying a recorded one on a fresh copy of the source."""
+"""Doing and recording a change at once, and replaying a recorded one on a fresh copy of the
+source.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -41,21 +43,27 @@ class Editor:
         _put(self.model, path, module)
         self.edits.append(Edit("swap", path, cls=cls, config=config))
 
-    def tensor(self, path: str, name: str, value: torch.Tensor | None) -> None:
-        """Replace, add (``value``) or remove (None) the parameter or buffer ``name`` at ``path``."""
+    def tensor(
+        self, path: str, name: str, value: torch.Tensor | None, *, tied: bool = False
+    ) -> None:
+        """Replace, add (``value``) or remove (None) the parameter or buffer ``name`` at ``path``.
+
+        With ``tied`` every other name of the same tensor follows and stays the same object.
+        """
         module = self.model.get_submodule(path)
+        others = list(_other_names(self.model, module, name)) if tied else []
         _set_tensor(module, name, value)
         shape = None if value is None else tuple(value.shape)
         dtype = None if value is None else str(value.dtype).removeprefix("torch.")
         self.edits.append(Edit("tensor", path, name, shape=shape, dtype=dtype))
-
-    def tie(self, path: str, name: str, to: str) -> None:
-        """Make the parameter ``name`` at ``path`` the same object as the one named ``to``."""
-        _tie(self.model, path, name, to)
-        self.edits.append(Edit("tie", path, name, value=to))
+        for other, own in others:
+            _tie(self.model, other, own, f"{path}.{name}" if path else name)
+            self.edits.append(Edit("tie", other, own, value=f"{path}.{name}" if path else name))
 
     def attr(self, path: str, name: str, value: Any) -> None:
-        """Set an attribute that the module already has to a plain value (numbers, tuples of them)."""
+        """Set an attribute that the module already has to a plain value (numbers, tuples of
+        them).
+        """
         _set_attr(self.model.get_submodule(path), path, name, value)
         self.edits.append(Edit("attr", path, name, value=_plain(value)))
 
@@ -73,7 +81,9 @@ class Editor:
         renames: dict[str, tuple[str, ...]] | None = None,
         notes: list[str] | None = None,
     ) -> Change:
-        """The finished change; raises ``NotApplicable`` through the technique if nothing was edited."""
+        """The finished change; raises ``NotApplicable`` through the technique if nothing was
+        edited.
+        """
         renames = renames or {}
         self.workload.aliases = compose(self.workload.aliases, renames)
         touched: dict[str, frozenset[Touches]] = {s: technique.touches for s in sites}
@@ -95,7 +105,10 @@ def compose(
     aliases: dict[str, tuple[str, ...]], renames: dict[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
     """Aliases after further renames: original paths stay the keys."""
-    out = {o: tuple(p for now in paths for p in renames.get(now, (now,))) for o, paths in aliases.items()}
+    out = {
+        original: tuple(p for now in paths for p in renames.get(now, (now,)))
+        for original, paths in aliases.items()
+    }
     moved = {now for paths in aliases.values() for now in paths}
     for path, to in renames.items():
         if path not in moved:
@@ -112,7 +125,9 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
         try:
             module = model.get_submodule(e.path)
         except AttributeError:
-            raise ArtefactError(f"the source has no module {e.path!r}: is it the same model?") from None
+            raise ArtefactError(
+                f"the source has no module {e.path!r}: is it the same model?"
+            ) from None
         if e.op == "swap":
             new = forms.build(e.cls, e.config)
             new.train(module.training)
@@ -126,7 +141,8 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
         elif e.shape is None:
             _set_tensor(module, e.name, None)
         else:
-            _set_tensor(module, e.name, torch.empty(e.shape, dtype=getattr(torch, e.dtype or "float32")))
+            dtype: torch.dtype = getattr(torch, e.dtype or "float32")
+            _set_tensor(module, e.name, torch.empty(e.shape, dtype=dtype))
     return model
 
 
@@ -141,26 +157,39 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
                 setattr(parent, name, module)
 
 
+def _other_names(model: nn.Module, module: nn.Module, name: str) -> Iterator[tuple[str, str]]:
+    """Where else the tensor ``name`` of ``module`` is held, as (module path, own name)."""
+    tensor = module._parameters.get(name, module._buffers.get(name))
+    for path, other in model.named_modules():
+        for own, held in (*other._parameters.items(), *other._buffers.items()):
+            if held is tensor and held is not None and not (other is module and own == name):
+                yield path, own
+
+
 def _tie(model: nn.Module, path: str, name: str, to: str) -> None:
     owner, _, own = to.rpartition(".")
     try:
-        target = model.get_submodule(owner)._parameters[own]
+        holder = model.get_submodule(owner)
+        target = holder._parameters[own] if own in holder._parameters else holder._buffers[own]
     except (AttributeError, KeyError):
-        raise ArtefactError(f"{path}.{name} is tied to {to!r}, which the source does not have") from None
+        raise ArtefactError(f"{path}.{name} is tied to {to!r}, unknown to the source") from None
     setattr(model.get_submodule(path), name, target)
 
 
 def _set_tensor(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
     if name in module._parameters:
-        new = None if value is None else nn.Parameter(value, requires_grad=value.is_floating_point())
-        setattr(module, name, new)
+        setattr(module, name, None if value is None else _parameter(value))
     elif name in module._buffers:
         persistent = name not in module._non_persistent_buffers_set
         module.register_buffer(name, value, persistent=persistent)
     elif value is not None:
-        module.register_parameter(name, nn.Parameter(value, requires_grad=value.is_floating_point()))
+        module.register_parameter(name, _parameter(value))
     else:
         raise ArtefactError(f"no tensor {name!r} to remove from {type(module).__name__}")
+
+
+def _parameter(value: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=value.is_floating_point())
 
 
 def _set_attr(module: nn.Module, path: str, name: str, value: Any) -> None:
@@ -168,7 +197,9 @@ def _set_attr(module: nn.Module, path: str, name: str, value: Any) -> None:
         raise ArtefactError(f"{type(module).__name__} at {path!r} has no plain attribute {name!r}")
     flat = value if isinstance(value, (tuple, list)) else (value,)
     if not all(isinstance(v, PLAIN) for v in flat):
-        raise ArtefactError(f"attribute {name!r} at {path!r} must be plain, got {type(value).__name__}")
+        raise ArtefactError(
+            f"attribute {name!r} at {path!r} must be plain, got {type(value).__name__}"
+        )
     setattr(module, name, value)
 
 

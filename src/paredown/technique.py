@@ -162,7 +162,7 @@ class Edit:
 
     ``op`` is one of: ``swap`` (module at ``path`` becomes form ``cls`` built from ``config``),
     ``tensor`` (parameter or buffer ``name`` of the module gets ``shape`` and ``dtype``, or is removed
-    when ``shape`` is None), ``tie`` (the parameter ``name`` becomes the one that ``value`` names),
+    when ``shape`` is None), ``tie`` (the tensor ``name`` becomes the one that ``value`` names),
     ``attr`` (an existing plain attribute ``name`` is set to ``value``),
     ``attach`` (a hook of the closed list ``cls`` with ``config`` is put on the module).
     """

@@ -42,32 +42,16 @@ class Attr:
 
 def cut_tensors(editor: Editor, cuts: list[Cut]) -> None:
     """Reduce parameters and buffers; a tensor known by several names stays one."""
-    model = editor.model
-    names: dict[int, list[str]] = defaultdict(list)
-    for pairs in (
-        model.named_parameters(remove_duplicate=False),
-        model.named_buffers(remove_duplicate=False),
-    ):
-        for name, t in pairs:
-            names[id(t)].append(name)
     by_name: dict[str, list[Cut]] = defaultdict(list)
     for c in cuts:
         by_name[c.name].append(c)
-    done: set[int] = set()
     for name, todo in by_name.items():
         path, _, own = name.rpartition(".")
-        old: torch.Tensor = getattr(model.get_submodule(path), own)
-        if id(old) in done:
-            continue
-        done.add(id(old))
-        new = old.detach()
+        new: torch.Tensor = getattr(editor.model.get_submodule(path), own).detach()
         for c in todo:
             keep = torch.tensor(c.keep, dtype=torch.long, device=new.device)
             new = new.index_select(c.dim, keep)
-        editor.tensor(path, own, new)
-        for other in names[id(old)]:
-            if other != name:
-                editor.tie(other.rpartition(".")[0], other.rpartition(".")[2], name)
+        editor.tensor(path, own, new, tied=True)
 
 
 def settle(deps: Dependencies, kept: dict[str, list[int]]) -> list[Attr]:

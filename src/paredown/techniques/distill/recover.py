@@ -1,0 +1,138 @@
+"""Recovery: fine-tune a pared network towards the original it came from (knowledge distillation,
+Hinton et al. 2015, arXiv:1503.02531), after fresh statistics for its batch normalisations.
+
+Cost law: inference costs nothing more; training costs about four forward passes a step, one of them
+the original's. Deviations: the best state by `evaluate` remains, the last one otherwise.
+Limits: weights in integers are not trained, so it stands before the numeric steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+
+from paredown.editing import Editor
+from paredown.errors import InputError, NotApplicable
+from paredown.graph.graph import Graph
+from paredown.technique import (
+    Change,
+    Choice,
+    Decisions,
+    Lowers,
+    Needs,
+    Range,
+    Rewrite,
+    Sites,
+    Stage,
+    Touches,
+)
+from paredown.techniques.recover import Outcome, Plan, recalibrate, snapshot, train
+from paredown.workload import Workload
+
+SITE = ":weights"
+"""The one site: all trained weights of the network."""
+
+
+@dataclass(frozen=True)
+class Recover(Rewrite):
+    """Fine-tune towards the original's outputs (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    name: ClassVar[str] = "recover"
+    paper: ClassVar[str | None] = None
+    family: ClassVar[str] = "distill"
+    stage: ClassVar[Stage] = Stage.RECOVERY
+    needs: ClassVar[frozenset[Needs]] = frozenset({Needs.TRAINING})
+    touches: ClassVar[frozenset[Touches]] = frozenset({Touches.WEIGHT_VALUES})
+    lowers: ClassVar[frozenset[Lowers]] = frozenset()
+    maturity: ClassVar[Any] = "stable"
+
+    steps: Annotated[int, Choice(100, 300, 1000), "training steps at most"] = 300
+    lr: Annotated[float, Range(1e-5, 1e-2, log=True), "peak learning rate"] = 1e-3
+    temperature: Annotated[float, Choice(1.0, 2.0, 4.0), "softening of the distilled outputs"] = 2.0
+    task: Annotated[float, Choice(0.0, 0.5, 1.0), "weight of the data's own loss"] = 0.5
+    features: Annotated[float, Choice(0.0, 1.0), "weight of block outputs"] = 0.0
+    norm_batches: Annotated[int, "batches for fresh normalisation statistics first (0: none)"] = 0
+    bf16: Annotated[bool, "train under bfloat16 autocast"] = False
+    seed: Annotated[int, "order of data and dropout"] = 0
+
+    def __post_init__(self) -> None:
+        """Validate the knobs; raises ``InputError``."""
+        if self.steps < 0 or self.norm_batches < 0:
+            raise InputError("steps and norm_batches must be at least 0")
+        if not self.lr > 0 or not self.temperature > 0:
+            raise InputError("lr and temperature must be positive")
+        if not 0 <= self.task <= 1 or self.features < 0:
+            raise InputError("task must lie in [0, 1] and features must be at least 0")
+
+    def sites(self, workload: Workload, graph: Graph) -> Sites:
+        """All weights at once, unless none of them is trained."""
+        lack = self.missing(workload)
+        if lack is not None:
+            return Sites((), {SITE: lack})
+        if not any(p.requires_grad for p in workload.model.parameters()):
+            return Sites((), {SITE: "no parameter of the network is trained (requires_grad)"})
+        return Sites((SITE,))
+
+    def decide(self, workload: Workload, sites: Sites) -> Decisions:
+        """Train a copy; the weights it ends with are the decision, with the steps granted."""
+        data = workload.training
+        if data is None:
+            raise NotApplicable(f"{self.name} needs training data")
+        work = workload.own()
+        if self.norm_batches:
+            calls = ((inputs, {}) for inputs, _ in data.batches())
+            recalibrate(work.model, itertools.islice(calls, self.norm_batches))
+        outcome = Outcome(0, 0, 0.0, 0.0, "no steps asked")
+        if self.steps:
+            plan = Plan(
+                self.steps,
+                self.lr,
+                self.temperature,
+                self.task,
+                self.features,
+                bf16=self.bf16,
+                seed=self.seed,
+            )
+            teacher = None if workload.original is None else _own(workload.original)
+            outcome = train(work.model, teacher, data, plan, evaluate=workload.evaluate)
+        before = snapshot(workload.model)
+        trained = {k: t for k, t in snapshot(work.model).items() if not torch.equal(t, before[k])}
+        return Decisions(
+            {
+                "steps": outcome.steps,
+                "best_step": outcome.best_step,
+                "first_score": outcome.first_score,
+                "best_score": outcome.best_score,
+                "ended": outcome.ended,
+            },
+            trained,
+        )
+
+    def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
+        """Nothing changes shape."""
+        return Decisions({"steps": self.steps})
+
+    def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
+        """Put the trained tensors in."""
+        editor = Editor(workload)
+        for name, value in decisions.tensors.items():
+            path, _, own = name.rpartition(".")
+            editor.tensor(path, own, value, tied=True)
+        v = decisions.values
+        notes = []
+        if "ended" in v:
+            notes.append(
+                f"{v['steps']} steps, score {v['first_score']:.4g} -> {v['best_score']:.4g} "
+                f"at step {v['best_step']}: {v['ended']}"
+            )
+        return editor.change(self, sites.ok, decisions, notes=notes)
+
+
+def _own(model: Any) -> Any:
+    """A copy of the original for hooks and eval mode: the caller's stays as it is."""
+    from paredown.workload import share
+
+    return share(model)
