@@ -2,8 +2,10 @@
 //
 // Runtimes outside torch (onnxruntime, openvino) tell nobody what they allocate, so their calls are
 // counted where they enter the C library. Counted: the usable size of every malloc family block, and
-// readable, non-executable mappings made through mmap (arenas, mapped weight files). Left out: what
-// the C library maps for itself (thread stacks, large malloc blocks, which are counted as blocks).
+// readable, non-executable anonymous mappings made through mmap (arenas). Read-only mapped files
+// (weights) stand in the same table but are not counted here: the reader looks at which of their
+// pages a run touches. Left out: what the C library maps for itself (thread stacks; large malloc
+// blocks, which are counted as blocks).
 #include <errno.h>
 #include <malloc.h>
 #include <sys/mman.h>
@@ -53,6 +55,7 @@ void given(void* p) {
 struct Mapping {
     uintptr_t start;
     size_t length;
+    bool file;
 };
 constexpr size_t kMappings = 16384;
 Mapping mappings[kMappings];
@@ -67,11 +70,11 @@ struct Lock {
     ~Lock() { busy.clear(std::memory_order_release); }
 };
 
-void map_added(void* p, size_t length) {
+void map_added(void* p, size_t length, bool file) {
     Lock lock;
     if (used == kMappings) return;  // never reached in practice; then the mapping stays uncounted
-    mappings[used++] = {reinterpret_cast<uintptr_t>(p), length};
-    add(static_cast<int64_t>(length));
+    mappings[used++] = {reinterpret_cast<uintptr_t>(p), length, file};
+    if (!file) add(static_cast<int64_t>(length));
 }
 
 // Takes [start, start + length) off every counted mapping; what is left of one stays counted.
@@ -86,8 +89,8 @@ void map_removed(uintptr_t start, size_t length) {
             ++i;
             continue;
         }
-        live.fetch_sub(static_cast<int64_t>(high - low), std::memory_order_relaxed);
-        const Mapping before{m.start, low - m.start}, after{high, m_end - high};
+        if (!m.file) live.fetch_sub(static_cast<int64_t>(high - low), std::memory_order_relaxed);
+        const Mapping before{m.start, low - m.start, m.file}, after{high, m_end - high, m.file};
         if (before.length == 0 && after.length == 0) {
             m = mappings[--used];
             continue;
@@ -160,7 +163,7 @@ void* mmap(void* at, size_t length, int protection, int flags, int file, off_t o
     if (p == MAP_FAILED) return p;
     if ((flags & MAP_FIXED) != 0) map_removed(reinterpret_cast<uintptr_t>(p), whole_pages(length));
     if ((protection & (PROT_READ | PROT_WRITE)) != 0 && (protection & PROT_EXEC) == 0)
-        map_added(p, whole_pages(length));
+        map_added(p, whole_pages(length), file >= 0 && (protection & PROT_WRITE) == 0);
     return p;
 }
 
@@ -178,6 +181,27 @@ int munmap(void* p, size_t length) noexcept {
 int64_t paredown_live_bytes() { return live.load(); }
 int64_t paredown_peak_bytes() { return peak.load(); }
 int64_t paredown_blocks() { return blocks.load(); }
+
+// Drops the pages of mapped files from this process; they are read again where they are needed.
+void paredown_forget_files() {
+    Lock lock;
+    for (size_t i = 0; i < used; ++i)
+        if (mappings[i].file)
+            madvise(reinterpret_cast<void*>(mappings[i].start), mappings[i].length, MADV_DONTNEED);
+}
+
+// The `index`-th mapped file; -1 when there are no more.
+int paredown_file_mapping(int64_t index, uint64_t* start, uint64_t* length) {
+    Lock lock;
+    for (size_t i = 0; i < used; ++i)
+        if (mappings[i].file && index-- == 0) {
+            *start = mappings[i].start;
+            *length = mappings[i].length;
+            return 0;
+        }
+    return -1;
+}
+
 void paredown_reset_peak() { peak.store(live.load()); }
 
 }  // extern "C"
