@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -71,54 +70,10 @@ def _backends() -> Iterator[DoctorRow]:
         yield DoctorRow(name=f"backend {name}", state=state, detail=why or "can be used")
 
 
-def _native() -> Iterator[DoctorRow]:
-    from paredown import kernels
-
-    why = kernels.why_missing()
-    if why is None:
-        yield DoctorRow(name="native code", state="ok", detail="loaded")
-    else:
-        fix = "install a C++ compiler (apt-get install g++), then install paredown again"
-        yield DoctorRow(name="native code", state="limited", detail=why, fix=fix)
-
-
-def _compiler() -> Iterator[DoctorRow]:
-    found = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if found:
-        yield DoctorRow(name="C++ compiler", state="ok", detail=str(shutil.which(found)))
-    else:
-        yield DoctorRow(
-            name="C++ compiler",
-            state="limited",
-            detail="none found: inductor cannot compile, native code cannot be built",
-            fix="apt-get install g++",
-        )
-
-
 def _machine() -> Iterator[DoctorRow]:
-    from paredown.measure import calibrate
-    from paredown.measure.fingerprint import fingerprint
+    from paredown.measure import doctor
 
-    f = fingerprint(probe=False)
-    has = ", ".join(f.isa) or "no vector extension known"
-    yield DoctorRow(name="processor", state="ok", detail=f"{f.cpu}, {f.cores} cores; {has}")
-    if f.gpu:
-        yield DoctorRow(name="GPU", state="ok", detail=f.gpu)
-    state, detail = calibrate.state()
-    # Not measured yet is no lack: the first run that needs it does it.
-    shown = "ok" if state == "ok" else "limited"
-    fix = None if state == "ok" else "pare calibrate (else the first run that needs it does it)"
-    yield DoctorRow(name="calibration", state=shown, detail=detail, fix=fix)
-
-
-def _energy() -> Iterator[DoctorRow]:
-    from paredown.measure import energy
-
-    why = energy.why_unavailable()
-    if why is None:
-        yield DoctorRow(name="energy", state="ok", detail="can be measured")
-    else:
-        yield DoctorRow(name="energy", state="limited", detail=why)
+    yield from doctor.rows()
 
 
 def _cache() -> Iterator[DoctorRow]:
@@ -145,9 +100,6 @@ CHECKS = (
     _core,
     _extras,
     _backends,
-    _native,
-    _compiler,
     _machine,
-    _energy,
     _cache,
 )

@@ -64,7 +64,7 @@ def measure(run: Callable[[], Any], *, counters: Sequence[Counter] | None = None
     """
     found = list(available()) if counters is None else list(counters)
     if not found:
-        return unavailable("J", why_unavailable())
+        return unavailable("J", why_unavailable() or "no counter was given")
     run()
     idle = _idle_power(found)
     per_run: list[float] = []
@@ -104,8 +104,10 @@ def available() -> list[Counter]:
     return [*_rapl(), *_nvml()]
 
 
-def why_unavailable() -> str:
-    """Why no energy counter can be read, in one line."""
+def why_unavailable() -> str | None:
+    """Why no energy counter can be read, in one line; None when one can."""
+    if available():
+        return None
     if not POWERCAP.is_dir():
         rapl = "no RAPL counters (a virtual machine, or a kernel without powercap)"
     elif not list(POWERCAP.glob("intel-rapl:*/energy_uj")):
