@@ -314,7 +314,12 @@ def source_of(
             )
     elif kind == "artefact":
         raise ArtefactError(f"{folder} was made from the artefact {ref.ref}, which has no source")
-    return targets.resolve(ref.ref, random_weights=ref.random_weights)
+    workload = targets.resolve(ref.ref, random_weights=ref.random_weights)
+    if workload.source is not None and workload.source.sha256 != ref.sha256:
+        raise ArtefactError(
+            f"{folder} was made from another version of {ref.ref}: name the source if you mean it"
+        )
+    return workload
 
 
 def _rebuilt(folder: Path, source: Workload) -> Workload:

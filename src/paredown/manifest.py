@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickletools
+import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -195,7 +196,9 @@ def _parses(path: Path) -> bool:
     that begin like one by chance fail within a few opcodes.
     """
     marked = calls = False
-    with open(path, "rb") as f:
+    with open(path, "rb") as f, warnings.catch_warnings():
+        # Text that is no pickle may hold odd escapes on its way to an invalid opcode.
+        warnings.simplefilter("ignore")
         try:
             for i, (op, _, _) in enumerate(pickletools.genops(f)):
                 marked = marked or (i == 0 and op.name == "PROTO")

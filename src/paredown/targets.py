@@ -72,7 +72,8 @@ def resolve(text: str, *, random_weights: bool = False) -> Workload:
     elif kind == "hf":
         from paredown.adapters.hf import hf_workload
 
-        workload, digest = hf_workload(Path(text[3:]), random_weights=random_weights), None
+        workload = hf_workload(Path(text[3:]), random_weights=random_weights)
+        digest = workload.source.sha256 if workload.source is not None else None
     elif kind == "onnx":
         from paredown.runtime.onnx_model import onnx_workload
 
