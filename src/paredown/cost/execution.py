@@ -1,15 +1,16 @@
 """How a backend executes a captured graph: what it fuses, folds, and runs in integers.
 
 Eager runs every node as it stands. Compiled backends fuse pointwise operators into the producer of
-their first operand: such a node reads only its other operands, writes nothing of its own (the
-producer writes the fused result) and has no call overhead. onnxruntime, OpenVINO and our native
+their first operand: such a node reads only its other operands, has no call overhead, and its result
+is written by that producer instead of the producer's own. onnxruntime, OpenVINO and our native
 runtime also run a product whose factors both come out of `paredown::dequantize` in integers, fold
 dequantized weights into them, and read packed weights as packed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from paredown.cost.tables import COMPILED, INTEGER
 from paredown.graph import rules
@@ -39,28 +40,49 @@ class Run:
 def plan(graph: Graph, backend: str) -> list[Run]:
     """Every work node as ``backend`` executes it, in order; views are left out."""
     producers = graph.producers()
-    integer, compiled = backend in INTEGER, backend in COMPILED
-    return [
-        _run(node, graph, producers, integer=integer, compiled=compiled)
-        for node in graph.work_nodes()
-    ]
+    uses = Counter(t for node in graph.nodes for t in set(node.inputs))
+    runs: list[Run] = []
+    at: dict[int, int] = {}
+    for node in graph.work_nodes():
+        run = _run(node, graph, producers, backend)
+        fused = None if run.called or run.folded else _through_views(node, producers)
+        if fused is not None and fused[1].index in at:
+            tensor, producer = fused
+            host = at[producer.index]
+            # The host writes this result instead of its own, or as well where that is still used.
+            spared = _size(graph, tensor) if uses[tensor] == 1 else 0
+            written = max(runs[host].written - spared, 0) + node.bytes_written
+            runs[host] = replace(runs[host], written=written)
+            at[node.index] = host
+        else:
+            at[node.index] = len(runs)
+        runs.append(run)
+    return runs
 
 
-def _run(
-    node: Node, graph: Graph, producers: dict[int, Node], *, integer: bool, compiled: bool
-) -> Run:
+def _through_views(node: Node, producers: dict[int, Node]) -> tuple[int, Node] | None:
+    """The tensor that a fused node continues and the operator behind it."""
+    made = [t for t in node.inputs if t in producers]
+    if not made:
+        return None
+    tensor, producer = made[0], producers[made[0]]
+    while producer.view and producer.inputs and producer.inputs[0] in producers:
+        tensor, producer = producer.inputs[0], producers[producer.inputs[0]]
+    return tensor, producer
+
+
+def _run(node: Node, graph: Graph, producers: dict[int, Node], backend: str) -> Run:
     kind = kind_of(node, graph)
     dtype = _dtype(node, graph)
-    weights = sum(_size(graph, t) for t in set(node.inputs) if _is_weight(graph, producers, t))
+    weights = sum(_size(graph, t) for t in set(node.inputs) if _is_weight(graph, t))
     weights = min(weights, node.bytes_read)
-    read = node.bytes_read - weights
-    plain = Run(node, kind, dtype, weights, read, node.bytes_written)
-    if integer and node.op in _DEQUANTIZE:
+    plain = Run(node, kind, dtype, weights, node.bytes_read - weights, node.bytes_written)
+    if backend in INTEGER and node.op in _DEQUANTIZE:
         # Weights are folded into the product; an activation's scale is applied inside it.
         return Run(node, kind, dtype, 0, 0, 0, called=False, folded=True)
-    if integer and kind in PRODUCTS:
+    if backend in INTEGER and kind in PRODUCTS:
         return _integer(plain, graph, producers)
-    if compiled and _fuses(node, kind):
+    if backend in COMPILED and _fuses(node, kind):
         made = [t for t in node.inputs if t in producers]
         if made:
             rest = sum(_size(graph, t) for t in made[1:])
@@ -81,10 +103,10 @@ def _integer(run: Run, graph: Graph, producers: dict[int, Node]) -> Run:
         if source is None:
             continue
         packed = graph.tensors[source.inputs[0]]
-        if _is_weight(graph, producers, packed.id):
+        if _is_weight(graph, packed.id):
             scales = sum(graph.tensors[t].nbytes for t in source.inputs[1:])
             weight_bytes += packed.nbytes + scales
-            read -= 0 if _is_weight(graph, producers, factor.id) else factor.nbytes
+            read -= 0 if _is_weight(graph, factor.id) else factor.nbytes
         else:
             read -= factor.nbytes - packed.nbytes
     both = len(sources) == 2 and all(s is not None for s in sources)
@@ -130,7 +152,7 @@ def _size(graph: Graph, tensor: int) -> int:
     return min(t.nbytes, graph.storages[t.storage].nbytes)
 
 
-def _is_weight(graph: Graph, producers: dict[int, Node], tensor: int) -> bool:
+def _is_weight(graph: Graph, tensor: int) -> bool:
     """Whether a tensor is a weight or a view of one: its storage was there before the run."""
     return graph.storages[graph.tensors[tensor].storage].kind in WEIGHTS
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 from paredown import figure
@@ -26,7 +27,7 @@ from paredown.cost.tables import (
 )
 from paredown.device.device import Device, Level
 from paredown.figure import Figure
-from paredown.graph.graph import Graph
+from paredown.graph.graph import Graph, Node
 from paredown.graph.liveness import Liveness, liveness
 from paredown.result import MemoryPoint, ModuleRow, OperatorRow
 
@@ -113,7 +114,8 @@ class Priced:
         if self.backend not in COMPILED:
             count = len(self.graph.nodes) - len(self.costs)
             views = count * VIEW_OVERHEAD * overhead(self.device, self.backend)
-        return sum(c.seconds for c in self.costs) + views
+        start = self.device.overhead_s.get(f"{self.backend}/run", 0.0)
+        return start + views + sum(c.seconds for c in self.costs)
 
     @property
     def latency(self) -> Figure:
@@ -128,8 +130,22 @@ class Priced:
 
     @property
     def params(self) -> Figure:
-        """Parameters, tied ones once, counted."""
-        return figure.counted(self.graph.params, "parameters")
+        """Parameters, tied ones once; a weight packed two to a byte counts as the weights it holds."""
+        packed = sum(
+            prod(self.graph.tensors[n.outputs[0]].shape) - prod(self.graph.tensors[n.inputs[0]].shape)
+            for n in self._unpacking().values()
+        )
+        return figure.counted(self.graph.params + packed, "parameters")
+
+    def _unpacking(self) -> dict[int, Node]:
+        """Nodes that unpack a parameter, by its storage: once each, however often they run."""
+        found: dict[int, Node] = {}
+        for n in self.graph.nodes:
+            if n.op == "paredown::dequantize_groups" and n.inputs:
+                source = self.graph.tensors[n.inputs[0]]
+                if source.kind == "parameter":
+                    found[source.storage] = n
+        return found
 
     @property
     def peak_bytes(self) -> Figure:

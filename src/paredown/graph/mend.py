@@ -46,7 +46,7 @@ def _grouped_mm(
     bias: torch.Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """torch 2.13's meta kernel accepts bfloat16 alone; the CPU runs every float type."""
+    """Torch 2.13's meta kernel accepts bfloat16 alone; the CPU runs every float type."""
     dtype = out_dtype or a.dtype
     if a.dim() == 2 and b.dim() == 2:
         assert offs is not None

@@ -21,7 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from paredown.graph.graph import Graph, Kind, Node, Phase, Ref, Storage, Tensor
 from paredown.graph.mend import FILLED, MENDED
-from paredown.graph.tensors import KNOWN, held, held_packed, know, packed_weight, stored_values, walk
+from paredown.graph.tensors import (
+    KNOWN,
+    held,
+    held_packed,
+    know,
+    packed_weight,
+    stored_values,
+    walk,
+)
 from paredown.workload import Workload
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep

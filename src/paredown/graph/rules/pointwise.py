@@ -40,7 +40,7 @@ _ONE = [
     "add", "sub", "rsub", "mul", "multiply", "subtract", "neg", "negative", "abs", "absolute",
     "sign", "sgn", "relu", "clamp", "clamp_min", "clamp_max", "clip", "where", "masked_fill",
     "maximum", "minimum", "fmax", "fmin", "floor", "ceil", "round", "trunc", "fix", "frac",
-    "floor_divide", "eq", "ne", "lt", "le", "gt", "ge", "equal", "logical_and", "logical_or",
+    "floor_divide", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
     "logical_not", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor",
     "bitwise_left_shift", "bitwise_right_shift", "__and__", "__or__", "__xor__", "__lshift__",
     "__rshift__", "isnan", "isinf", "isfinite", "isposinf", "isneginf", "signbit", "copysign",
