@@ -57,7 +57,7 @@ def test_scores_are_per_example_and_in_order():
 
         def __init__(self):
             super().__init__()
-            images, labels = digits.split("held-out", 8)
+            labels = digits.split("held-out", 8)[1]
             self.answers = nn.functional.one_hot((labels + (torch.arange(917) % 10 == 0)) % 10, 10)
             self.start = 0
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.errors import InputError
-from paredown.nn.conv import ConvNormAct, relu6
+from paredown.nn.conv import Activation, ConvNormAct, relu6
 
 Skip = Literal["thin", "wide", "none"]
 
@@ -35,12 +35,13 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         linear: bool = True,
         skip: Skip = "thin",
+        act: Activation = relu6,
     ) -> None:
         super().__init__()
         inner = round(inputs * expand)
-        self.expand = ConvNormAct(inputs, inner, act=relu6) if expand != 1 else nn.Identity()
-        self.depthwise = ConvNormAct(inner, inner, 3, stride=stride, groups=inner, act=relu6)
-        self.project = ConvNormAct(inner, outputs, act=None if linear else relu6)
+        self.expand = ConvNormAct(inputs, inner, act=act) if expand != 1 else nn.Identity()
+        self.depthwise = ConvNormAct(inner, inner, 3, stride=stride, groups=inner, act=act)
+        self.project = ConvNormAct(inner, outputs, act=None if linear else act)
         self.thin_skip = skip == "thin" and stride == 1 and inputs == outputs
         self.wide_skip = skip == "wide" and stride == 1
 
@@ -59,14 +60,16 @@ class SlicedInvertedResidual(nn.Module):
 
     Equal to the whole block up to rounding; the inner tensors are ``slices`` times smaller, the
     thin output is accumulated. Norms are folded into the convolutions. Raises ``InputError`` for a
-    block with a wide skip or non-linear projection (neither is a sum over channels), or more slices
-    than inner channels.
+    block with a wide skip or non-linear projection (neither is a sum over channels), another
+    activation than ReLU6, or more slices than inner channels.
     """
 
     def __init__(self, block: InvertedResidual, slices: int) -> None:
         super().__init__()
         if block.wide_skip or not isinstance(block.project.act, nn.Identity):
             raise InputError("slicing needs a linear projection and no wide skip")
+        if not isinstance(block.depthwise.act, nn.ReLU6):
+            raise InputError("slicing is written for ReLU6, which it applies in place")
         inner = block.depthwise.conv.out_channels
         if not 1 <= slices <= inner:
             raise InputError(f"slices must be 1..{inner} (the inner channels), got {slices}")

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from paredown.nn.conv import ConvNormAct, classifier, he_init, relu6, round_channels
+from paredown.nn.conv import (
+    Activation,
+    ConvNormAct,
+    classifier,
+    he_init,
+    relu6,
+    round_channels,
+)
 from paredown.nn.inverted import InvertedResidual, Skip
 
 # Table 2: expansion t, channels c, repeats n, stride s of the first block of the row.
@@ -26,7 +33,7 @@ class MobileNetV2(nn.Module):
 
     ``width`` multiplies every channel count (rounded to multiples of 8); the last convolution is
     not shrunk below 1280 unless ``last`` says otherwise. ``rows`` replaces table 2; ``linear`` and
-    ``skip`` give the paper's ablations (figure 6).
+    ``skip`` give the paper's ablations (figure 6), ``act`` another activation.
     """
 
     def __init__(
@@ -42,10 +49,11 @@ class MobileNetV2(nn.Module):
         dropout: float = 0.2,
         linear: bool = True,
         skip: Skip = "thin",
+        act: Activation = relu6,
     ) -> None:
         super().__init__()
         channels = round_channels(stem * width)
-        self.stem = ConvNormAct(in_channels, channels, 3, stride=stem_stride, act=relu6)
+        self.stem = ConvNormAct(in_channels, channels, 3, stride=stem_stride, act=act)
         blocks: list[nn.Module] = []
         for expand, c, repeats, stride in rows:
             outputs = round_channels(c * width)
@@ -58,12 +66,13 @@ class MobileNetV2(nn.Module):
                         stride=stride if i == 0 else 1,
                         linear=linear,
                         skip=skip,
+                        act=act,
                     )
                 )
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
         features = last or round_channels(1280 * max(1.0, width))
-        self.last = ConvNormAct(channels, features, act=relu6)
+        self.last = ConvNormAct(channels, features, act=act)
         self.head = classifier(features, num_classes, dropout=dropout)
         he_init(self)
 

@@ -1,0 +1,1 @@
+"""Claim cards, grouped by family."""

@@ -1,0 +1,78 @@
+"""Running claim cards and recording what they find: ``pare reproduce``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from paredown.errors import InputError, ParedownError, UnknownName
+from paredown.papers import findings
+from paredown.papers._catalogue import entry
+from paredown.papers.card import Card, Progress, Scale
+from paredown.result import CardsDoc, Finding
+
+# key -> module:class under papers/cards, imported only to run it.
+CARDS = {
+    "mobilenetv2": "networks:MobileNetV2Card",
+    "vovnet": "networks:VoVNetCard",
+    "quant-whitepaper": "numeric:QuantWhitepaperCard",
+    "fast-scaling": "scaling:FastScalingCard",
+    "amp-carbon": "energy:AmpCarbonCard",
+}
+
+
+def card_keys() -> list[str]:
+    """Keys of the papers that have a claim card."""
+    return sorted(CARDS)
+
+
+def card(key: str) -> Card:
+    """A paper's card; raises ``UnknownName`` for no such paper, ``InputError`` for no card yet."""
+    entry(key)
+    if key not in CARDS:
+        raise InputError(f"{key} has no claim card yet; cards: {', '.join(card_keys())}")
+    module, _, cls = CARDS[key].partition(":")
+    return getattr(importlib.import_module(f"paredown.papers.cards.{module}"), cls)()
+
+
+def reproduce(
+    keys: Iterable[str],
+    scale: str = "quick",
+    progress: Progress | None = None,
+    *,
+    folder: Path | None = findings.FOLDER,
+) -> CardsDoc:
+    """Run the cards of these papers and record each finding in ``folder`` (None: do not record).
+
+    All keys are checked before any card runs. Raises ``UnknownName``, ``InputError`` for a paper
+    without a card or an unknown scale, ``ParedownError`` when an experiment could not run.
+    """
+    if scale not in findings.SCALES:
+        raise UnknownName("scale", scale, list(findings.SCALES))
+    chosen = [card(key) for key in dict.fromkeys(keys)]
+    if not chosen:
+        raise InputError(f"name at least one paper with a claim card: {', '.join(card_keys())}")
+    say = progress or (lambda text: None)
+    if folder is not None and not findings.writable(folder):
+        say(f"{folder} cannot be written: findings are printed, not recorded")
+        folder = None
+    from paredown.measure.fingerprint import fingerprint
+
+    machine = fingerprint()
+    done: list[Finding] = []
+    for one in chosen:
+        say(f"{one.key}: {one.claim}")
+        try:
+            found = one.run(_scale(scale), lambda text, key=one.key: say(f"{key}: {text}"), machine)
+        except ParedownError as e:
+            raise ParedownError(f"the card of {one.key} could not run: {e}") from e
+        if folder is not None:
+            findings.write(found, folder)
+        say(f"{one.key}: {found.verdict} ({found.seconds:.0f} s): {found.why}")
+        done.append(found)
+    return CardsDoc(cards=done)
+
+
+def _scale(scale: str) -> Scale:
+    return "full" if scale == "full" else "quick"
