@@ -33,6 +33,8 @@ def networks() -> dict[str, tuple[str, Callable[[], Any]]]:
     import transformers as t
 
     def of(cls: str, config: Callable[..., Any], **settings: Any) -> Callable[[], Any]:
+        if cls.endswith("ForImageClassification"):
+            settings.setdefault("num_labels", 1000)
         return lambda: _named(cls, config(**settings))
 
     resnet50 = t.ResNetConfig()
@@ -48,7 +50,8 @@ def networks() -> dict[str, tuple[str, Callable[[], Any]]]:
         "deit-base": ("image", of("DeiTForImageClassificationWithTeacher", t.DeiTConfig)),
         "beit-base": ("image", of("BeitForImageClassification", t.BeitConfig)),
         "swin-tiny": ("image", of("SwinForImageClassification", t.SwinConfig)),
-        "swinv2-tiny": ("image", of("Swinv2ForImageClassification", t.Swinv2Config, image_size=256)),
+        "swinv2-tiny": ("image", of("Swinv2ForImageClassification", t.Swinv2Config, image_size=256,
+                                  window_size=8)),
         "convnext-tiny": ("image", of("ConvNextForImageClassification", t.ConvNextConfig)),
         "convnextv2-tiny": ("image", of("ConvNextV2ForImageClassification", t.ConvNextV2Config)),
         "resnet-50": ("image", of("ResNetForImageClassification", t.ResNetConfig)),
@@ -94,9 +97,13 @@ def networks() -> dict[str, tuple[str, Callable[[], Any]]]:
         "falcon-7b": ("decoder", of("FalconForCausalLM", t.FalconConfig)),
         "mixtral-8x7b": ("mixture of experts", of("MixtralForCausalLM", t.MixtralConfig)),
         "qwen2-moe-a2.7b": ("mixture of experts", of("Qwen2MoeForCausalLM", t.Qwen2MoeConfig)),
-        "olmoe-1b-7b": ("mixture of experts", of("OlmoeForCausalLM", t.OlmoeConfig)),
-        "mamba-130m": ("state space", of("MambaForCausalLM", t.MambaConfig)),
-        "mamba2-2.7b": ("state space", of("Mamba2ForCausalLM", t.Mamba2Config)),
+        "olmoe-1b-7b": ("mixture of experts", of("OlmoeForCausalLM", t.OlmoeConfig,
+                                               intermediate_size=1024)),
+        "mamba-130m": ("state space", of("MambaForCausalLM", t.MambaConfig,
+                                      num_hidden_layers=24)),
+        "mamba2-2.7b": ("state space", of("Mamba2ForCausalLM", t.Mamba2Config,
+                                        hidden_size=2560, num_heads=80, n_groups=1,
+                                        vocab_size=50288)),
         "rwkv-169m": ("state space", of("RwkvForCausalLM", t.RwkvConfig, hidden_size=768,
                                         num_hidden_layers=12)),
         "t5-small": ("encoder-decoder", of("T5ForConditionalGeneration", t.T5Config)),
