@@ -289,9 +289,10 @@ def run(
     Steps run in stage order, each on a fresh capture of what the last one left. ``decisions``, one
     per step in that order, replays recorded ones without weights, data or search. Every step is
     seeded from ``recipe.seed`` and its name, so that a recipe run in two halves gives the same.
-    Raises ``RecipeError`` for an unknown site or a
-    conflict, ``NotApplicable`` when a step has nowhere to act.
+    Raises ``RecipeError`` for an unknown site or a conflict (`ordering`), ``NotApplicable`` when a
+    step has nowhere to act.
     """
+    from paredown import ordering
     from paredown.graph.capture import capture
 
     recipe = recipe.ordered()
@@ -308,6 +309,10 @@ def run(
         with seeded(recipe.seed, f"{step.technique}/{nth}"):
             found = technique.sites(current, capture(current))
             sites = found.only(step.sites, step.except_, step.overrides)
+            earlier = list(zip(techniques, changes, strict=False))
+            why = ordering.clash(earlier, technique, sites.ok)
+            if why is not None:
+                raise RecipeError(f"conflict: {why}")
             known = decisions[i] if decisions is not None else None
             if known is None:
                 change = technique.apply(current, sites)

@@ -89,8 +89,18 @@ class Dependencies:
         self.tracker = Tracker(graph)
         walk(self.tracker)
         self._freeze_outputs()
+        self.flips: frozenset[tuple[str, str]] | None = None
+        """Ambiguous attributes that a verified cut changed, as (class, attribute)."""
         self.held = self._held()
         self.groups = self._groups()
+
+    @classmethod
+    def of(cls, graph: Graph) -> Dependencies:
+        """The groups of a graph, worked out once per graph."""
+        known = vars(graph).get("dependencies")
+        if known is None:
+            known = vars(graph)["dependencies"] = cls(graph)
+        return known
 
     def __getitem__(self, site: str) -> Group:
         return next(g for g in self.groups if g.site == site)

@@ -8,10 +8,8 @@ out as the dependency groups predict. Nothing that fails this is cut.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
@@ -54,32 +52,33 @@ def cut_tensors(editor: Editor, cuts: list[Cut]) -> None:
         editor.tensor(path, own, new, tied=True)
 
 
-def settle(deps: Dependencies, kept: dict[str, list[int]]) -> list[Attr]:
-    """The attributes to set for these cuts, verified; raises ``NotApplicable`` when nothing
-    runs.
+def settle(deps: Dependencies, kept: dict[str, list[int]], *, check: bool = True) -> list[Attr]:
+    """The attributes to set for these cuts, verified; raises ``NotApplicable`` when nothing runs.
+
+    Without ``check`` the choice of the last verified cut of this graph is taken as it is.
     """
     source: Workload = deps.graph.source
     cuts = deps.cuts(kept)
     exact = list(_exact(source.model, cuts))
     sure, unsure = _candidates(source.model, deps, kept, {(a.path, a.name) for a in exact})
-    kinds = sorted({(type(source.model.get_submodule(a.path)).__name__, a.name) for a in unsure})
+    kind = {a: (type(source.model.get_submodule(a.path)).__name__, a.name) for a in unsure}
+    kinds = sorted(set(kind.values()))
+
+    def chosen(flips: frozenset[tuple[str, str]]) -> list[Attr]:
+        return exact + sure + [a for a in unsure if kind[a] in flips]
+
+    if not check and deps.flips is not None:
+        return chosen(deps.flips)
     why: Exception | None = None
-    for flipped in islice(_subsets(kinds), MOST_TRIES):
-        attrs = (
-            exact
-            + sure
-            + [
-                a
-                for a in unsure
-                if (type(source.model.get_submodule(a.path)).__name__, a.name) in flipped
-            ]
-        )
+    tries = [deps.flips] if deps.flips is not None else []
+    for flips in (*tries, *islice(_subsets(kinds), MOST_TRIES)):
         try:
-            verify(deps, kept, cuts, attrs)
+            verify(deps, kept, cuts, chosen(flips))
         except (CaptureError, NotApplicable) as e:
             why = why or e
             continue
-        return attrs
+        deps.flips = flips
+        return chosen(flips)
     raise NotApplicable(f"the cut model does not run: {why}")
 
 
@@ -95,8 +94,7 @@ def verify(
         cut_tensors(editor, cuts)
         for a in attrs:
             editor.attr(a.path, a.name, a.value)
-    with _quiet():
-        after = capture(editor.workload, already_fake=True)
+    after = capture(editor.workload, already_fake=True)
     expected = deps.shapes_after(kept)
     if len(after.nodes) != len(deps.graph.nodes):
         raise NotApplicable("the cut model runs other operators than the original")
@@ -189,14 +187,14 @@ def _candidates(
     return sure, unsure
 
 
-def _subsets(kinds: list[tuple[str, str]]) -> Iterator[set[tuple[str, str]]]:
+def _subsets(kinds: list[tuple[str, str]]) -> Iterator[frozenset[tuple[str, str]]]:
     """All but the size of a head (it never changes), then every combination, large to small."""
-    likely = {k for k in kinds if "head_dim" not in k[1] and "head_size" not in k[1]}
+    likely = frozenset(k for k in kinds if "head_dim" not in k[1] and "head_size" not in k[1])
     yield likely
     for r in range(len(kinds), -1, -1):
         for c in combinations(kinds, r):
-            if set(c) != likely:
-                yield set(c)
+            if frozenset(c) != likely:
+                yield frozenset(c)
 
 
 def _constants(node: Node) -> tuple[Any, ...]:
@@ -206,15 +204,3 @@ def _constants(node: Node) -> tuple[Any, ...]:
         return ()
     values = (*node.args, *node.kwargs.values())
     return tuple(v for v in values if isinstance(v, (int, float)))
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Keep torch from logging the trials that fail; their reason is kept by the caller."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    was = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(was)

@@ -79,7 +79,7 @@ class StructuredPruning(Rewrite):
         """Every group of the network; refused where frozen, too small, or where cutting breaks
         it.
         """
-        deps = Dependencies(graph)
+        deps = Dependencies.of(graph)
         ok: list[Group] = []
         refused: dict[str, str] = {}
         for g in deps.groups:
@@ -113,7 +113,7 @@ class StructuredPruning(Rewrite):
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
         """Rank the units and keep the most important; every index is recorded."""
-        deps = Dependencies(capture(workload))
+        deps = Dependencies.of(capture(workload))
         groups = self._chosen(workload, deps, sites)
         return self._resolve(
             workload, deps, sites, groups, scores(workload, groups, self.importance)
@@ -121,10 +121,11 @@ class StructuredPruning(Rewrite):
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same counts with the first units kept (under ``global`` scope, every group alike)."""
-        deps = Dependencies(graph)
+        deps = Dependencies.of(graph)
         groups = self._chosen(workload, deps, sites)
         even = {g.site: np.arange(g.size, 0, -1.0) for g in groups}
-        return replace(self, scope="group")._resolve(workload, deps, sites, groups, even)
+        plain = replace(self, scope="group")
+        return plain._resolve(workload, deps, sites, groups, even, check=False)
 
     def _chosen(self, workload: Workload, deps: Dependencies, sites: Sites) -> list[Group]:
         by_name = {_original(workload, g.site): g for g in deps.groups}
@@ -142,6 +143,7 @@ class StructuredPruning(Rewrite):
         sites: Sites,
         groups: list[Group],
         score: dict[str, np.ndarray],
+        check: bool = True,
     ) -> Decisions:
         at: dict[str, StructuredPruning] = {}
         for g in groups:
@@ -160,7 +162,7 @@ class StructuredPruning(Rewrite):
                 )
             if counts[g.site] < g.size:
                 kept[g.site] = sorted(int(i) for i in best)
-        attrs = settle(deps, kept) if kept else []
+        attrs = settle(deps, kept, check=check) if kept else []
         return Decisions(
             {
                 "kept": {_original(workload, s): k for s, k in kept.items()},
