@@ -68,7 +68,8 @@ def loads(source: str, *, where: str = "device") -> Device:
     try:
         device = Device.model_validate(data)
     except ValidationError as e:
-        first = e.errors()[0]
+        # A mistyped key also leaves its figure missing: the typo is what the user can see.
+        first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
         keys = tuple(first["loc"])
         name = ".".join(str(k) for k in keys)
         raise DeviceError(f"{where}:{line_of(source, keys)}: {name}: {_words(first)}") from None

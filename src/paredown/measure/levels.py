@@ -88,7 +88,8 @@ def name_steps(steps: Sequence[Step], caches: dict[str, int]) -> list[str]:
     for i, step in enumerate(steps):
         fitting = [n for n, size in ordered if step.capacity_bytes <= 1.5 * size]
         names.append("memory" if i == len(steps) - 1 else fitting[0] if fitting else "cache")
+    shared = {name for name in names if names.count(name) > 1}
     for i, name in enumerate(names):
-        if names.count(name) > 1 and name != "memory":
+        if name in shared:
             names[i] = f"{name} to {steps[i].capacity_bytes / (1 << 20):.3g} MiB"
     return names
