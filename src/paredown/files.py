@@ -49,15 +49,23 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def writable(folder: Path | str) -> Path:
-    """Make ``folder`` if need be and prove that it can be written to; ``InputError`` if not."""
+def writable(folder: Path | str, *, keep: bool = True) -> Path:
+    """Make ``folder`` if need be and prove that it can be written to; ``InputError`` if not.
+
+    Without ``keep`` a folder that was not there is taken away again: only the proof is wanted.
+    """
     folder = Path(folder)
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".write-test-", dir=folder):
-            return folder
+            pass
+        if not keep:
+            for made in missing:
+                made.rmdir()
     except OSError as e:
         raise InputError(f"cannot write to {folder}: {_words(e)}") from None
+    return folder
 
 
 def _words(e: OSError) -> str:
