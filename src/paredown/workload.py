@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 Run = Literal["forward", "generate", "stream", "sample", "train_step"]
-Scores = float | Sequence[float] | torch.Tensor
+Scores = float | Sequence[float] | NDArray[Any] | torch.Tensor
 Evaluate = Callable[[nn.Module], Scores]
 
 

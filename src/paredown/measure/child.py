@@ -1,7 +1,8 @@
-"""One job in its own process, with a memory and a time limit: what crashes there costs nothing here.
+"""One job in its own process, with a memory and a time limit: what crashes there costs nothing
+here.
 
-A fork server (a fresh interpreter with torch imported and no threads started) forks a child per job.
-Children ignore Ctrl-C (the parent decides) and die with the parent, `kill -9` included.
+A fork server (a fresh interpreter with torch imported and no threads started) forks a child per
+job. Children ignore Ctrl-C (the parent decides) and die with the parent, `kill -9` included.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,7 +25,7 @@ from typing import Any
 from paredown import errors
 from paredown.errors import CandidateFailed, InputError, ParedownError
 
-PRELOAD = ["paredown.measure._server", "torch", "paredown.workload", "paredown.runtime", "paredown.measure.compare"]
+PRELOAD = ("paredown.measure._server", "torch", "paredown.measure.compare", "paredown.runtime")
 POLL_S = 0.05
 GIB = 1 << 30
 
@@ -52,7 +53,9 @@ def free_memory() -> int:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a job ended when it did not return: its error's class name, one line, and the traceback."""
+    """How a job ended when it did not return: its error's class name, one line, and the
+    traceback.
+    """
 
     kind: str
     message: str
@@ -62,9 +65,12 @@ class Failure:
 class Jobs:
     """Runs jobs one at a time in children of one fork server."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        """``preload`` names modules that every job needs and that start no threads when
+        imported.
+        """
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
+        self._context.set_forkserver_preload([*PRELOAD, *preload])
 
     def run(
         self,

@@ -1,9 +1,9 @@
 """The one timing protocol: subjects side by side in a fresh child, ABBA in bursts, paired ratios.
 
-Each half round runs a burst of every subject in turn, the next half in the opposite order. Runs after
-a switch are discarded until the burst is stable. A subject's ratio is the median over half rounds of
-its burst median over the baseline's, with a bootstrap interval; the baseline stands twice, and the
-ratio of the two is the A/A ratio that tells how far the machine can be trusted.
+Each half round runs a burst of every subject in turn, the next half in the opposite order. Runs
+after a switch are discarded until the burst is stable. A subject's ratio is the median over half
+rounds of its burst median over the baseline's, with a bootstrap interval; the baseline stands
+twice, and the ratio of the two is the A/A ratio that tells how far the machine can be trusted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 @dataclass
 class Timing:
-    """One subject's figures: ``latency`` in s, ``ratio`` to the baseline, and each half's median."""
+    """One subject's figures: ``latency`` in s, ``ratio`` to the baseline, and each half's
+    median.
+    """
 
     name: str
     latency: Figure
@@ -49,9 +51,7 @@ class Comparison:
 Run = Callable[[], Any]
 
 
-def interleave(
-    subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int = 0
-) -> Comparison:
+def interleave(subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int = 0) -> Comparison:
     """Time ready-to-run subjects against the first of them; call this in a process of its own.
 
     ``seconds`` is the whole time to spend; at least six half rounds are always run. Latencies are

@@ -65,7 +65,9 @@ class Goal:
         return worst if worst is not None and missed[worst] > 0 else None
 
     def optimistic(self, estimates: Mapping[str, Estimate], kappa: float) -> float:
-        """The score a candidate would have if every estimate turned out ``kappa`` deviations better."""
+        """The score a candidate would have if every estimate turned out ``kappa`` deviations
+        better.
+        """
         values: dict[str, float] = {}
         for metric, e in estimates.items():
             better = 1.0 if metric in ("throughput", "score", "fidelity") else -1.0

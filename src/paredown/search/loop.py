@@ -32,7 +32,9 @@ class Measured:
 class Measure(Protocol):
     """Runs one candidate for real; raises ``ParedownError`` when it fails."""
 
-    def __call__(self, id: int, candidate: Candidate) -> Measured: ...
+    def __call__(self, id: int, candidate: Candidate) -> Measured:
+        """Measure one candidate as trial ``id``."""
+        ...
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Search:
     measure: Measure
     first: list[Candidate] = field(default_factory=list)
     """Measured before anything is predicted: the plain backends."""
+    affords: Callable[[Candidate], bool] = lambda _: True
+    """Whether the effort left is enough for a candidate."""
     on_trial: Callable[[Outcome], None] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -65,15 +69,13 @@ class Search:
         """Take in the trials that an earlier run of this search finished."""
         for kept in self.store.finished():
             values = dict(kept.body.get("values", {}))
-            self._take(
-                Outcome(kept.id, kept.candidate, kept.state, values, kept.body, kept.score)
-            )
+            self._take(Outcome(kept.id, kept.candidate, kept.state, values, kept.body, kept.score))
 
     def run(self, *, more: Callable[[], bool], limit: int | None = None) -> None:
         """Try candidates while ``more()`` and at most ``limit`` of them."""
         todo = [c for c in self.first if c not in self._tried()]
         count = 0
-        while (limit is None or count < limit) and (todo or more()):
+        while (limit is None or count < limit) and more():
             if todo:
                 candidate = todo.pop(0)
                 id = self.store.begin(candidate)
@@ -99,7 +101,7 @@ class Search:
 
     def _next(self, turn: int) -> tuple[int, Candidate] | None:
         tried = self._tried()
-        left = [c for c in self.candidates if c not in tried]
+        left = [c for c in self.candidates if c not in tried and self.affords(c)]
         if not left:
             return None
         if turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:

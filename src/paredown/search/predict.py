@@ -1,8 +1,9 @@
 """Predicted cost and quality of a candidate: a first estimate, corrected by what was measured.
 
-The first estimate of a cost is the priced graph's (the product of what each technique alone changes);
-the correction is a Bayesian linear regression of the log residual on the candidate's labels, so that
-one measured candidate already teaches something about its neighbours. Quality loss is additive.
+The first estimate of a cost is the priced graph's (the product of what each technique alone
+changes); the correction is a Bayesian linear regression of the log residual on the candidate's
+labels, so that one measured candidate already teaches something about its neighbours. Quality loss
+is additive.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Estimate:
 
 
 class Features:
-    """Labels of a candidate as 0/1 columns: every label, and every label together with the backend."""
+    """Labels of a candidate as 0/1 columns: every label, and every label together with the
+    backend.
+    """
 
     def __init__(self, axes: Sequence[Axis]) -> None:
         singles = [(a.name, o) for a in axes for o in a.options if o != OFF]
@@ -103,7 +106,9 @@ class Predictor:
         row = self.features.row(candidate)
         for metric, value in measured.items():
             if metric in self._models:
-                self._models[metric].add(row, _residual(metric, value, self._prior(candidate, metric)))
+                self._models[metric].add(
+                    row, _residual(metric, value, self._prior(candidate, metric))
+                )
 
     def estimate(self, candidates: Sequence[Candidate], metric: str) -> list[Estimate]:
         """One estimate per candidate; cost means are logs."""

@@ -1,4 +1,5 @@
-"""What a search may choose from: per technique off or one of its variants, a share of sites spared, a backend.
+"""What a search may choose from: per technique off or one of its variants, a share of sites spared,
+a backend.
 
 A candidate is a point of that space and at the same time a recipe. Combinations whose techniques
 conflict, or that a backend cannot run at all, never enter.
@@ -11,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from paredown.technique import Needs, Sites, Stage, Technique, Touches, matches
 from paredown.technique import Choice as Options
+from paredown.technique import Needs, Sites, Stage, Technique, Touches, matches
 
 if TYPE_CHECKING:
     from paredown.recipe import Recipe
@@ -75,8 +76,8 @@ class Candidate:
 class Space:
     """All candidates, and how one becomes a recipe.
 
-    ``ranking`` lists numeric sites by sensitivity, the most sensitive first; the ``spared`` axis keeps
-    that share of them as they are.
+    ``ranking`` lists numeric sites by sensitivity, the most sensitive first; the ``spared`` axis
+    keeps that share of them as they are.
     """
 
     choices: list[Choice]
@@ -87,9 +88,7 @@ class Space:
 
     def axes(self) -> list[Axis]:
         """Every axis with its options."""
-        axes = [
-            Axis(c.name, ("on",) if c.always else (OFF, *c.variants)) for c in self.choices
-        ]
+        axes = [Axis(c.name, ("on",) if c.always else (OFF, *c.variants)) for c in self.choices]
         if any(is_numeric(c.technique) for c in self.choices):
             axes.append(Axis(SPARED, tuple(f"{s:g}" for s in self.spare)))
         return [*axes, Axis(BACKEND, tuple(self.backends))]
@@ -112,7 +111,8 @@ class Space:
 
     def valid(self, candidate: Candidate) -> bool:
         """No two techniques that change the same numbers, recovery only where something was cut,
-        sites spared only where a numeric technique is on."""
+        sites spared only where a numeric technique is on.
+        """
         on = self.on(candidate)
         numeric = [c for c in on if is_numeric(c.technique)]
         if len(numeric) > 1:
@@ -137,11 +137,12 @@ class Space:
                 except_ += self.spared(c.name, float(chosen.get(SPARED, "0")))
             known = (*c.sites.ok, *c.sites.refused)
             steps.append(
-                Step(
-                    technique=c.name,
-                    settings=dict(c.variants.get(label, {})),
-                    sites=["*"],
-                    except_=[e for e in except_ if _names_any(e, known)],
+                Step.model_validate(
+                    {
+                        "technique": c.name,
+                        "settings": dict(c.variants.get(label, {})),
+                        "except": [e for e in except_ if _names_any(e, known)],
+                    }
                 )
             )
         lower = Lower(backend=candidate.backend, threads=threads)
@@ -163,7 +164,9 @@ def is_numeric(technique: type[Technique]) -> bool:
 
 
 def variants(technique: type[Technique], limit: int = 8) -> dict[str, dict[str, Any]]:
-    """Settings a search tries: a technique's own list, else its default and single-knob variations."""
+    """Settings a search tries: a technique's own list, else its default and single-knob
+    variations.
+    """
     own = getattr(technique, "variants", None)
     if own is not None:
         return dict(own())

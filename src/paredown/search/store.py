@@ -46,9 +46,12 @@ class Store:
         if path.exists() and not resume:
             raise InputError(f"{path.parent} already holds a search: use --resume or another --out")
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=4)
+        self.storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        self._asked: dict[int, optuna.Trial] = {}
         self.study = optuna.create_study(
-            storage=f"sqlite:///{path}", study_name=STUDY, sampler=sampler, load_if_exists=True
+            storage=self.storage, study_name=STUDY, sampler=sampler, load_if_exists=True
         )
+        self._study_id = self.storage.get_study_id_from_name(STUDY)
         known = self.study.user_attrs.get("identity")
         if known is None:
             self.study.set_user_attr("identity", identity)
@@ -66,23 +69,31 @@ class Store:
     def begin(self, candidate: Candidate) -> int:
         """Record that a candidate is about to run; returns the trial's number."""
         self.study.enqueue_trial(as_params(candidate))
-        return self.study.ask(self._distributions).number
+        return self._ask().number
 
     def propose(self) -> tuple[int, Candidate]:
         """A candidate from Optuna's own sampler, begun."""
-        trial = self.study.ask(self._distributions)
+        trial = self._ask()
         return trial.number, from_params(trial.params, self.axes)
 
     def tell(self, id: int, state: State, score: float, body: dict[str, Any]) -> None:
         """Finish a trial. ``body`` is JSON-able and comes back from :meth:`finished`."""
-        trial_id = self.study.trials[id]._trial_id
-        storage = self.study._storage
-        storage.set_trial_user_attr(trial_id, "body", json.dumps(body))
-        storage.set_trial_user_attr(trial_id, "state", state)
+        trial = self._asked.pop(id, None) or optuna.Trial(self.study, self._row(id))
+        trial.set_user_attr("body", json.dumps(body))
+        trial.set_user_attr("state", state)
         if state == "skipped":
             self.study.tell(id, state=TrialState.PRUNED)
         else:
             self.study.tell(id, score if state == "done" else FAILED_SCORE)
+
+    def _ask(self) -> optuna.Trial:
+        trial = self.study.ask(self._distributions)
+        self._asked[trial.number] = trial
+        return trial
+
+    def _row(self, id: int) -> int:
+        """The storage's own number of a trial that an earlier run began."""
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, id)
 
     def finished(self) -> list[Kept]:
         """Every trial told, in the order they were begun."""

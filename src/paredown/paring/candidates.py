@@ -1,0 +1,127 @@
+"""From a request to a search space: which techniques act on this network, where, with which
+settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from paredown import registry
+from paredown.errors import NotApplicable
+from paredown.graph.graph import Graph
+from paredown.paring.effort import Grant, fast_bf16
+from paredown.paring.request import Request
+from paredown.recipe import Recipe, Target
+from paredown.search.goal import Goal, Limit
+from paredown.search.space import Choice, Space, variants
+from paredown.technique import Needs, Rewrite, Stage, Touches
+from paredown.workload import Workload
+
+SPARE = (0.0, 0.1, 0.25)
+
+
+@dataclass
+class Choices:
+    """The techniques a search may use, and why the others were left out."""
+
+    used: list[Choice]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def choices(request: Request, graph: Graph, granted: Grant | None) -> Choices:
+    """Ask every technique where it acts; keep those that may, can and have what they need."""
+    out = Choices([])
+    for name, cls in registry.classes().items():
+        why = _why_not(name, request)
+        if why is not None:
+            out.left_out[name] = why
+            continue
+        technique = cls()
+        lack = technique.missing(request.workload)
+        if lack is not None:
+            out.left_out[name] = lack
+            continue
+        sites = technique.sites(request.workload, graph)
+        if request.keep:
+            sites = sites.only(["*"], [k for k in request.keep if _hits(k, sites.ok)])
+        if not sites.ok:
+            reasons = sorted(set(sites.refused.values()))
+            out.left_out[name] = reasons[0] if reasons else "it has no site on this network"
+            continue
+        settings = variants(cls)
+        if Needs.TRAINING in cls.needs:
+            if granted is None:
+                out.left_out[name] = "the effort does not buy enough training steps"
+                continue
+            settings = {"on": {"steps": granted.steps, "bf16": fast_bf16()}}
+        out.used.append(Choice(cls, settings, sites, always=cls.stage == Stage.FOLD))
+    return out
+
+
+def _hits(pattern: str, sites: tuple[str, ...]) -> bool:
+    from paredown.technique import matches
+
+    return any(matches(s, pattern) for s in sites)
+
+
+def _why_not(name: str, request: Request) -> str | None:
+    cls = registry.technique(name)
+    if name in request.without:
+        return "left out by --without"
+    # Folding is exact and recovery only follows a cut: --only is about what is lossy.
+    lossy = cls.stage != Stage.FOLD and Needs.TRAINING not in cls.needs
+    if request.only and name not in request.only and lossy:
+        return "left out by --only"
+    if not issubclass(cls, Rewrite):
+        return f"a {cls.kind} is not searched yet: use it in a recipe"
+    if cls.maturity == "study":
+        return "study: for its claim card only"
+    if cls.maturity == "trial" and name not in request.only:
+        return "trial: not searched unless named with --only"
+    return None
+
+
+def space(request: Request, found: Choices, ranking: dict[str, list[str]]) -> Space:
+    """The space over the usable backends. ``ranking``: technique -> sites, most sensitive first."""
+    numeric = any(Touches.WEIGHT_DTYPE in c.technique.touches for c in found.used)
+    return Space(
+        found.used,
+        request.usable,
+        spare=SPARE if numeric and ranking else (0.0,),
+        ranking=ranking,
+        keep=request.keep,
+    )
+
+
+def target_of(workload: Workload) -> Target | None:
+    """The recipe's target entry; None for a model that lives only in Python."""
+    if workload.source is None:
+        return None
+    return Target(ref=workload.source.ref, sha256=workload.source.sha256)
+
+
+def recipe_of(request: Request, backend: str) -> Recipe:
+    """The empty recipe on one backend."""
+    from paredown.recipe import Lower
+
+    return Recipe(
+        target=target_of(request.workload),
+        lower=Lower(backend=backend, threads=request.threads),
+        seed=request.seed,
+    )
+
+
+def goal(request: Request, baseline: dict[str, float]) -> Goal:
+    """The constraints in absolute terms, given the baseline's value of every budgeted cost."""
+    limits: list[Limit] = []
+    for c in request.budget:
+        value = c.value
+        if c.unit == "x":
+            if c.metric not in baseline:
+                raise NotApplicable(f"{c.text!r}: the original's {c.metric} could not be measured")
+            value *= baseline[c.metric]
+        unit_of_miss = 0.01 * (request.workload.scale or 1.0)
+        limits.append(Limit(c.metric, c.op, value, unit_of_miss))
+    costs = [c.metric for c in request.budget.costs]
+    objective = "latency" if "latency" in costs or not costs else costs[0]
+    return Goal(tuple(limits), objective)

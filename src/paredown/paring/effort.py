@@ -1,0 +1,134 @@
+"""What the effort buys: training steps for a recovery, and candidates that still fit into it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paredown.files import write_text
+from paredown.measure.child import Jobs, Limits
+from paredown.paring.request import Request
+from paredown.search.space import OFF, Candidate
+from paredown.search.trial import Source
+
+RECOVERY_SHARE = 0.25
+"""Share of the effort that one recovery may take."""
+PROBE_STEPS = 3
+MOST_STEPS = 2000
+FEWEST_STEPS = 10
+FIRST_TRIAL_S = 6.0
+"""Guess for a trial's seconds until the first has been timed."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Steps that one recovery may train, and the seconds one step took in a probe."""
+
+    steps: int
+    step_s: float
+
+    @property
+    def seconds(self) -> float:
+        """What a recovery of all steps is expected to take."""
+        return self.steps * self.step_s
+
+
+def grant(request: Request, jobs: Jobs, folder: Path) -> Grant | None:
+    """Time a few training steps once per search; None when there is nothing to train on.
+
+    Kept in ``folder``, so that a resumed search grants the same steps.
+    """
+    if request.workload.training is None:
+        return None
+    kept = folder / "granted.json"
+    if kept.exists():
+        return Grant(**json.loads(kept.read_text()))
+    step_s = jobs.run(
+        _probe, request.source, request.threads, limits=Limits.default(request.effort_s)
+    )
+    steps = int(request.effort_s * RECOVERY_SHARE / step_s)
+    if steps < FEWEST_STEPS:
+        return None
+    found = Grant(min(steps, MOST_STEPS), step_s)
+    write_text(kept, json.dumps({"steps": found.steps, "step_s": found.step_s}))
+    return found
+
+
+def _probe(source: Source, threads: int) -> float:
+    import torch
+
+    from paredown.techniques.recover import Plan, train
+
+    torch.set_num_threads(threads)
+    workload = source.get().own()
+    data = workload.training
+    assert data is not None
+    teacher = source.get().own().model
+
+    def seconds(steps: int) -> float:
+        start = time.perf_counter()
+        train(workload.model, teacher, data, Plan(steps, bf16=fast_bf16()))
+        return time.perf_counter() - start
+
+    seconds(1)
+    one, more = seconds(1), seconds(1 + PROBE_STEPS)
+    return max((more - one) / PROBE_STEPS, 1e-4)
+
+
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bf16 natively, so that training under autocast pays."""
+    import torch
+
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "amx_bf16" in _flags()
+
+
+def _flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split(":")[1].split())
+    return set()
+
+
+@dataclass
+class Clock:
+    """Expected seconds of candidates, from those already run."""
+
+    deadline: float
+    recover_s: float
+    recovering: str
+    """The name of the technique that trains."""
+    taken: list[float] = field(default_factory=list)
+    trained: set[tuple[tuple[str, str], ...]] = field(default_factory=set)
+
+    def left(self) -> float:
+        """Seconds until the search has to end."""
+        return self.deadline - time.monotonic()
+
+    def affords(self, candidate: Candidate) -> bool:
+        """Whether a candidate can be expected to finish in the time that is left."""
+        expected = sum(self.taken) / len(self.taken) if self.taken else FIRST_TRIAL_S
+        if self.trains(candidate):
+            expected += self.recover_s
+        return expected <= self.left()
+
+    def trains(self, candidate: Candidate) -> bool:
+        """Whether a recovery has to be run for it that no earlier trial has run."""
+        label = dict(candidate.point).get(self.recovering, OFF)
+        return label != OFF and cut_of(candidate) not in self.trained
+
+    def note(self, candidate: Candidate, seconds: float) -> None:
+        """One candidate took so long."""
+        if self.trains(candidate):
+            self.trained.add(cut_of(candidate))
+            return
+        self.taken.append(seconds)
+
+
+CUTS = ("structured-pruning", "low-rank", "recover")
+
+
+def cut_of(candidate: Candidate) -> tuple[tuple[str, str], ...]:
+    """The part of a candidate that a recovery depends on."""
+    return tuple((a, label) for a, label in candidate.point if a in CUTS)

@@ -1,0 +1,72 @@
+"""`plan down`: what would be tried, in what time and on what disk space, before any compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from paredown.figure import predicted
+from paredown.graph.capture import capture
+from paredown.paring import candidates, request
+from paredown.paring.effort import Grant
+from paredown.paring.prior import prior
+from paredown.paring.run import TRIAL_S
+from paredown.result import PlanDoc
+from paredown.search.goal import Goal, Limit
+from paredown.workload import Workload
+
+SHOWN = 20
+ASSUMED = Grant(100, 0.1)
+"""Steps of a recovery as a plan shows them: timing one would be compute."""
+TRIAL_OVERHEAD_S = 2.5
+"""Lowering, gates and judging of one trial beside its timing, in seconds: a rule of thumb."""
+
+
+def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any) -> PlanDoc:
+    """Candidates by predicted cost, techniques with their sites, backends, time and disk.
+
+    Captures and prices on the device description only: nothing is run, lowered or measured.
+    """
+    asked = request.make(target, inputs, **options)
+    graph = capture(asked.workload)
+    found = candidates.choices(asked, graph, ASSUMED)
+    space = candidates.space(asked, found, {})
+    guess = prior(space, graph, asked.device, scale=asked.workload.scale)
+    guess.baseline = {"latency": guess.base["eager"], "size": guess.base["size"]}
+    limits = []
+    for c in asked.budget:
+        base = {"latency": guess.base["eager"], **guess.base}.get(c.metric, 1.0)
+        limits.append(Limit(c.metric, c.op, c.value * (base if c.unit == "x" else 1.0)))
+    goal = Goal(tuple(limits))
+    every = space.candidates()
+    ranked = sorted(every, key=lambda c: goal.score({m: guess(c, m) for m in goal.metrics}))
+    size = guess.base["size"]
+    count = min(len(every), max(1, int(asked.effort_s / (TRIAL_S + TRIAL_OVERHEAD_S))))
+    techniques = {c.name: f"{len(c.sites.ok)} sites" for c in found.used}
+    return PlanDoc(
+        target=asked.target,
+        device=asked.device.name,
+        constraints=asked.budget.texts,
+        candidates=[
+            {
+                "candidate": c.text(),
+                "recipe": space.recipe(
+                    c,
+                    target=candidates.target_of(asked.workload),
+                    threads=asked.threads,
+                    seed=asked.seed,
+                ).to_dict(),
+                "predicted": {m: guess(c, m) for m in goal.metrics},
+            }
+            for c in ranked[:SHOWN]
+        ],
+        backends=asked.backends,
+        techniques={**techniques, **found.left_out},
+        effort_s=asked.effort_s,
+        expected_s=predicted(asked.effort_s, "s", reason="the effort bounds it"),
+        disk_bytes=predicted(
+            count * size, "B", reason=f"about {count} trials, at most the original's size each"
+        ),
+        notes=[f"{len(every)} candidates in all; the best {min(SHOWN, len(every))} are shown"],
+    )

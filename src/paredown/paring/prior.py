@@ -1,0 +1,146 @@
+"""First estimates for a search: each technique variant previewed once, alone, priced per
+backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from paredown.cost import price
+from paredown.device.device import Device
+from paredown.errors import NotApplicable, ParedownError
+from paredown.graph.graph import Graph
+from paredown.search.space import OFF, Candidate, Choice, Space
+from paredown.technique import Needs, Touches
+
+CUT_LOSS = 0.05
+"""Quality lost, as a share of the scale, when half of the weights go: a guess that the first
+measurements correct. Without recovery four times as much."""
+NUMERIC_LOSS = 0.003
+
+
+@dataclass
+class Prior:
+    """``ratios[(technique, label)][metric or backend]``: cost after that variant alone over
+    before.
+    """
+
+    base: dict[str, float]
+    """Backend -> predicted seconds of the original; ``size``, ``memory``, ``macs``, ``params``."""
+    ratios: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+    """Measured values of the eager original, once known: predictions are scaled to them."""
+    scale: float = 1.0
+    lossy: dict[str, bool] = field(default_factory=dict)
+    recovers: frozenset[str] = frozenset()
+    cuts: frozenset[str] = frozenset()
+
+    def __call__(self, candidate: Candidate, metric: str) -> float:
+        """The estimate of one metric, in SI units."""
+        on = [(a, label) for a, label in candidate.point if (a, label) in self.ratios]
+        name = metric.partition(".")[0]
+        if name in ("drop", "fidelity", "score"):
+            return self._quality(name, on)
+        key = candidate.backend if name in ("latency", "throughput") else name
+        if name in ("energy", "traffic"):
+            key = "memory"
+        value = self.base.get(key, 1.0)
+        for step in on:
+            value *= self.ratios[step].get(key, 1.0)
+        reference = self.base.get("eager" if key in self.base and key == candidate.backend else key)
+        measured = self.baseline.get(name)
+        if measured is not None and reference:
+            value *= measured / reference
+        return 1.0 / value if name == "throughput" else value
+
+    def _quality(self, name: str, on: list[tuple[str, str]]) -> float:
+        loss = 0.0
+        recovered = any(a in self.recovers for a, _ in on)
+        for step in on:
+            if not self.lossy.get(step[0], False):
+                continue
+            if step[0] in self.cuts:
+                gone = 1.0 - self.ratios[step].get("params", 1.0)
+                loss += CUT_LOSS * 2 * gone * (1 if recovered else 4)
+            else:
+                loss += NUMERIC_LOSS
+        loss *= self.scale if name != "fidelity" else 1.0
+        if name == "drop":
+            return loss
+        top = 1.0 if name == "fidelity" else self.baseline.get("score", self.scale)
+        return top - loss
+
+
+def prior(
+    space: Space,
+    graph: Graph,
+    device: Device,
+    *,
+    scale: float | None,
+    progress: Callable[[str], None] | None = None,
+) -> Prior:
+    """Preview every variant once. One that cannot be previewed is recorded, never guessed."""
+    found = Prior(_costs(graph, device, space.backends), scale=scale or 1.0)
+    cuts: set[str] = set()
+    recovers: set[str] = set()
+    for choice in space.choices:
+        cls = choice.technique
+        found.lossy[choice.name] = not choice.always and Needs.TRAINING not in cls.needs
+        if Touches.WEIGHT_SHAPE in cls.touches:
+            cuts.add(choice.name)
+        if Needs.TRAINING in cls.needs:
+            recovers.add(choice.name)
+        for label in ("on",) if choice.always else choice.variants:
+            if progress is not None:
+                progress(f"previewing {choice.name} {label}")
+            _preview(found, choice, label, graph, device, space.backends)
+    found.cuts, found.recovers = frozenset(cuts), frozenset(recovers)
+    return found
+
+
+def _preview(
+    found: Prior, choice: Choice, label: str, graph: Graph, device: Device, backends: list[str]
+) -> None:
+    assert label != OFF
+    key = (choice.name, label)
+    if Needs.TRAINING in choice.technique.needs:
+        found.ratios[key] = {}
+        return
+    technique = choice.technique(**choice.variants.get(label, {}))
+    try:
+        sites = technique.sites(graph.source, graph)
+        keep = [s for s in choice.sites.ok if s in sites.ok]
+        after = technique.preview(graph, sites.only(keep) if keep else sites).graph
+    except NotApplicable as e:
+        found.failed[key] = str(e)
+        return
+    except ParedownError as e:
+        found.failed[key] = f"its preview failed: {e}"
+        return
+    costs = _costs(after, device, backends)
+    found.ratios[key] = {k: costs[k] / found.base[k] for k in costs if found.base.get(k)}
+
+
+def _costs(graph: Graph, device: Device, backends: list[str]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for backend in dict.fromkeys(["eager", *backends]):
+        priced = price(graph, device, backend=backend)
+        if priced.latency.value is not None:
+            out[backend] = priced.latency.value
+        if priced.peak_bytes.value is not None:
+            out["memory"] = priced.peak_bytes.value
+    out["size"] = float(weight_bytes(graph))
+    out["macs"] = float(graph.macs)
+    out["params"] = float(graph.params)
+    return out
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of every parameter and buffer of a run, tied storages once."""
+    by_storage: dict[int, int] = {}
+    for t in graph.tensors.values():
+        if t.kind in ("parameter", "buffer"):
+            by_storage[t.storage] = max(by_storage.get(t.storage, 0), t.nbytes)
+    return sum(by_storage.values())
