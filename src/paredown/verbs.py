@@ -140,7 +140,7 @@ def apply(
     missing = on.available()
     if missing:
         raise NotApplicable(f"{on.name}: {missing}")
-    folder = writable(out)
+    folder = writable(out, keep=False)
     say = progress.update if progress is not None else None
     workload = targets.validate(targets.resolve(target, random_weights=random_weights))
     torch.set_num_threads(count)
@@ -260,14 +260,14 @@ def reproduce(
     progress: Progress | None = None,
 ) -> CardsDoc:
     """Run the claim cards of these papers, or of all that have one."""
-    from paredown.papers import cards
+    from paredown.papers import card_keys
     from paredown.papers import reproduce as run
 
     if all and keys:
         raise InputError("--all and keys exclude each other")
     if not all and not keys:
-        raise InputError(f"name papers, or --all; cards: {', '.join(cards())}")
-    return run(cards() if all else keys, scale, progress.note if progress is not None else None)
+        raise InputError(f"name papers, or --all; cards: {', '.join(card_keys())}")
+    return run(card_keys() if all else keys, scale, progress.note if progress is not None else None)
 
 
 def doctor() -> DoctorDoc:

@@ -43,22 +43,18 @@ def pareto(name: str, doc: DownDoc) -> str | None:
     ]
     at = [(t.measured[across].known(), t.measured[upward].known()) for t in tried]
     named: list[tuple[str, str, str, tuple[float, float]]] = []
-    for side, cls, shape in (
-        (doc.before, "before", "s"),
-        (doc.best_single_backend, "single", "d"),
-        (doc.after, "after", "o"),
+    for side, label, cls, shape in (
+        (doc.before, "original", "before", "s"),
+        (doc.best_single_backend, "best single backend", "single", "d"),
+        (doc.after, "pared", "after", "o"),
     ):
         place = side and _place(side, across, upward, side is doc.before)
         if side is not None and place:
-            named.append((side.name, cls, shape, place))
+            named.append((label, cls, shape, place))
     every = at + [p for *_, p in named]
     if not every:
         return None
-    unit = next(
-        (t.measured[upward].unit for t in tried),
-        doc.after.figures.get(upward, doc.before.figures.get("size")),
-    )
-    unit = unit if isinstance(unit, str) else unit.unit if unit else "1"
+    unit = units.UNITS.get(upward, "1")
     y_low, y_high = span([y for _, y in every], pad=0.14)
     title_ = units.title(upward)
     plot = Plot(

@@ -165,7 +165,7 @@ class Plot:
         if anchor == "start" and px + wide > self.width - 4:
             anchor, px = "end", px - 2 * dx
         if anchor == "end" and px - wide < 4:
-            anchor, px = "start", min(px + 2 * abs(dx), self.width - 4 - wide)
+            anchor, px = "start", max(4.0, min(px + 2 * abs(dx), self.width - 4 - wide))
         self.marks.append(
             f'<text class="{cls}" x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}">'
             f"{escape(said)}</text>"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from paredown.figure import Figure
 from paredown.report import plots, units, words
 from paredown.result import (
     CompareDoc,
@@ -145,32 +144,16 @@ def layers(
     return Capped([r for r in rows if r["path"] in kept], len(rows), note)
 
 
-def percent_factor(results: Sequence[ConstraintResult]) -> float | None:
-    """Percent per unit of score, from a constraint asked in percent; None when none was."""
-    for r in results:
-        number = r.text.rstrip().removesuffix("%").rpartition("=")[2]
-        if r.text.rstrip().endswith("%") and r.unit in ("score", "") and r.value > 0:
-            return float(number) / r.value
-    return None
-
-
-def in_percent(fig: Figure, factor: float) -> Figure:
-    """A figure of score in percent of its scale."""
-    scaled = None if fig.spread is None else (fig.spread[0] * factor, fig.spread[1] * factor)
-    value = None if fig.value is None else fig.value * factor
-    return fig.model_copy(update={"value": value, "spread": scaled, "unit": "%"})
-
-
 def budget(results: Sequence[ConstraintResult]) -> list[dict[str, Any]]:
     """One row per constraint: asked, achieved in the unit asked for, met, proven."""
-    factor = percent_factor(results)
+    factor = units.percent_factor(results)
     out: list[dict[str, Any]] = []
     for r in results:
         achieved = r.achieved
         if factor and r.text.rstrip().endswith("%") and r.unit == "score":
-            achieved = in_percent(achieved, factor)
+            achieved = units.in_percent(achieved, factor)
         if achieved.unit == "x" and achieved.value is not None and r.text.rstrip().endswith("%"):
-            achieved = in_percent(achieved, 100.0)
+            achieved = units.in_percent(achieved, 100.0)
         proven = "proven" if r.proven else "not proven" if r.proven is False else "no interval"
         out.append(
             {
@@ -211,12 +194,12 @@ def metrics(sides_: Sequence[Side]) -> list[str]:
 def sides(doc: DownDoc) -> list[dict[str, Any]]:
     """One row per metric: the figures of before, best single backend and after, and the ratios."""
     each = [doc.before, doc.best_single_backend, doc.after]
-    factor = percent_factor(doc.constraints)
+    factor = units.percent_factor(doc.constraints)
     rows: list[dict[str, Any]] = []
     for metric in metrics([s for s in each if s]):
         cells = [s.figures.get(metric) if s else None for s in each]
         if metric == "drop" and factor:
-            cells = [in_percent(c, factor) if c else None for c in cells]
+            cells = [units.in_percent(c, factor) if c else None for c in cells]
         rows.append(
             {
                 "metric": metric,

@@ -341,13 +341,20 @@ def show_folder(doc: ShowDoc) -> list[RenderableType]:
         style="bold",
     )
     facts = table("", "", "")
-    for key in ("source", "run", "inputs", "outputs", "threads", "created"):
-        if key in m:
-            facts.add_row(key, listings.plain(m[key]))
+    source = m.get("source") or {}
+    facts.add_row("made from", source.get("ref") or "a workload in Python")
+    for key in ("inputs", "outputs"):
+        facts.add_row(key, "; ".join(_tensor(t) for t in m.get(key) or []))
+    for key in ("run", "threads", "created"):
+        facts.add_row(key, str(m.get(key, "?")))
     parts: list[RenderableType] = [head, facts, Text(f"Recipe: {words.recipe(doc.recipe)}")]
     if doc.result is not None:
         parts += ["", *down(DownDoc.model_validate(doc.result))]
     return parts
+
+
+def _tensor(info: dict[str, Any]) -> str:
+    return f"{info['name']} {'x'.join(map(str, info['shape']))} {info['dtype']}"
 
 
 def _guess(metric: str, value: Any) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from paredown.figure import Figure
+from paredown.result import ConstraintResult
 
 BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 DECIMAL = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -152,6 +154,22 @@ def duration(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def percent_factor(results: Sequence[ConstraintResult]) -> float | None:
+    """Percent per unit of score, from a constraint asked in percent; None when none was."""
+    for r in results:
+        number = r.text.rstrip().removesuffix("%").rpartition("=")[2]
+        if r.text.rstrip().endswith("%") and r.unit in ("score", "") and r.value > 0:
+            return float(number) / r.value
+    return None
+
+
+def in_percent(fig: Figure, factor: float) -> Figure:
+    """A figure of score in percent of its scale."""
+    scaled = None if fig.spread is None else (fig.spread[0] * factor, fig.spread[1] * factor)
+    value = None if fig.value is None else fig.value * factor
+    return fig.model_copy(update={"value": value, "spread": scaled, "unit": "%"})
 
 
 def binary_unit(largest: float) -> tuple[float, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from paredown.figure import Figure
 from paredown.report import units
-from paredown.result import DownDoc, Side
+from paredown.result import DownDoc
 
 VERDICTS = {
     "met": "Budget met",
@@ -31,12 +31,15 @@ NO_CHANGE = 0.02
 
 
 def change(metric: str, ratio: float) -> str:
-    """A ratio in words: ``latency, 0.106`` -> ``9.4x faster``; within 2 %: ``as before``."""
-    if abs(ratio - 1) <= NO_CHANGE or ratio <= 0:
-        return "the same " + units.title(metric).lower() if ratio > 0 else "n/a"
-    if metric.partition(".")[0] == "throughput":
-        ratio = 1 / ratio
-    better, worse = LESS.get(metric.partition(".")[0], ("less", "more"))
+    """A ratio in words: ``latency, 0.106`` -> ``9.4x faster``; within 2 %: ``the same latency``."""
+    if ratio <= 0:
+        return "n/a"
+    if abs(ratio - 1) <= NO_CHANGE:
+        return "the same " + units.title(metric).lower()
+    name = metric.partition(".")[0]
+    if name not in LESS:
+        return f"{ratio:.1f}x higher" if ratio > 1 else f"{1 / ratio:.1f}x lower"
+    better, worse = LESS[name]
     return f"{1 / ratio:.1f}x {better}" if ratio < 1 else f"{ratio:.1f}x {worse}"
 
 
@@ -59,7 +62,7 @@ def versus(doc: DownDoc, metric: str) -> Figure | None:
 
 def headline(doc: DownDoc) -> list[str]:
     """The result of a `down` in sentences: the ratios, the quality, what binds."""
-    out = [s for s in (_speed(doc), _sizes(doc), _quality(doc.after)) if s]
+    out = [s for s in (_speed(doc), _sizes(doc), _quality(doc)) if s]
     if not doc.changed:
         out.insert(0, "The original already meets the budget; nothing was changed.")
     if doc.verdict == "no_gain":
@@ -75,19 +78,30 @@ def headline(doc: DownDoc) -> list[str]:
 
 def _speed(doc: DownDoc) -> str | None:
     ratio = doc.after.ratios.get("latency")
-    if ratio is None or ratio.value is None or not doc.changed:
+    if ratio is None or ratio.value is None or not _praised(doc):
         return None
     said = change("latency", ratio.value)
     than = "as" if said.startswith("the same") else "than"
     text = f"{said} {than} its author runs it ({doc.before.backend})"
     pair, other = versus(doc, "latency"), doc.best_single_backend
     if pair is not None and pair.value is not None and other is not None:
-        than = "as" if abs(pair.value - 1) <= NO_CHANGE else "than"
-        words = change("latency", pair.value).removesuffix(" faster")
-        text += f", and {words} {than} merely switching to {other.name}"
+        both = change("latency", pair.value)
+        if both.startswith("the same"):
+            text += f", {both} as merely switching to {other.name}"
+        elif pair.value > 1:
+            text += f", but {both} than merely switching to {other.name}"
+        else:
+            # "faster" is said once where both are.
+            short = both.removesuffix(" faster") if said.endswith(" faster") else both
+            text += f", and {short} than merely switching to {other.name}"
     if not ratio.decides:
         text += f" ({ratio.how})"
     return text[0].upper() + text[1:] + "."
+
+
+def _praised(doc: DownDoc) -> bool:
+    """Whether there is a pared network to speak of: not where the original is kept."""
+    return doc.changed and doc.verdict != "no_gain"
 
 
 def _sizes(doc: DownDoc) -> str | None:
@@ -95,7 +109,7 @@ def _sizes(doc: DownDoc) -> str | None:
     for metric in ("size", "memory", "energy"):
         ratio = doc.after.ratios.get(metric)
         after = doc.after.figures.get(metric)
-        if ratio is None or ratio.value is None or after is None or not doc.changed:
+        if ratio is None or ratio.value is None or after is None or not _praised(doc):
             continue
         mark = "" if ratio.decides else f", {ratio.how}"
         parts.append(f"{change(metric, ratio.value)} ({units.figure(after)}{mark})")
@@ -105,21 +119,19 @@ def _sizes(doc: DownDoc) -> str | None:
     return text[0].upper() + text[1:] + "."
 
 
-def _quality(after: Side) -> str | None:
-    drop, score = after.figures.get("drop"), after.figures.get("score")
+def _quality(doc: DownDoc) -> str | None:
+    figures = doc.after.figures
+    drop, score, fidelity = (figures.get(m) for m in ("drop", "score", "fidelity"))
     if drop is not None and drop.value is not None:
+        factor = units.percent_factor(doc.constraints)
+        drop = units.in_percent(drop, factor) if factor else drop
         text = f"Drop {units.figure(drop)}"
         if drop.spread is not None:
             low, high = (units.quantity(v, drop.unit) for v in drop.spread)
             text += f" (paired bootstrap, 95 %: {low} to {high})"
         text += f" on {drop.n:,} held-out examples" if drop.n else ""
-        text += (
-            f", score {units.figure(score)}"
-            if score is not None and score.value is not None
-            else ""
-        )
+        text += f", score {units.figure(score)}" if score is not None else ""
         return text + "."
-    fidelity = after.figures.get("fidelity")
     if fidelity is not None and fidelity.value is not None:
         return f"Fidelity to the original {units.figure(fidelity)}: that is not your metric."
     return None
