@@ -1,4 +1,4 @@
-"""Small networks for the runtime tests: convolutions, attention, Hugging Face, nested inputs and outputs."""
+"""Small networks for the runtime tests: convolutions, attention, Hugging Face, nested calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paredown.runtime import ops  # noqa: F401  (registers the custom operators)
+from paredown.runtime import ops
 from paredown.workload import Workload
 
 Q = torch.ops.paredown

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 
 import torch
 from torch import Tensor
-
-import paredown.runtime.ops  # noqa: F401  (the operators must exist)
 
 
 @cache
@@ -15,10 +14,13 @@ def register() -> None:
     """Add the decompositions to inductor's table (once per process)."""
     from torch._inductor.decomposition import register_decomposition
 
+    # Importing defines the operators that the table names.
+    importlib.import_module("paredown.runtime.ops")
     namespace = torch.ops.paredown
     register_decomposition([namespace.quantize.default])(_quantize)
     register_decomposition([namespace.dequantize.default])(_dequantize)
     register_decomposition([namespace.dequantize_groups.default])(_dequantize_groups)
+    register_decomposition([namespace.embedding_groups.default])(_embedding_groups)
     register_decomposition([namespace.dynamic_quantize.default])(_dynamic_quantize)
 
 
@@ -30,7 +32,7 @@ def _spread(scale: Tensor, ndim: int, axis: int) -> Tensor:
 
 def _quantize(x: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int, axis: int) -> Tensor:
     s, z = _spread(scale, x.ndim, axis), _spread(zero, x.ndim, axis)
-    q = torch.clamp(torch.round(x.float() / s) + z, qmin, qmax)
+    q = torch.clamp(torch.nan_to_num(torch.round(x.float() / s), 0.0) + z, qmin, qmax)
     return q.to(torch.int8 if qmin < 0 else torch.uint8)
 
 
@@ -47,6 +49,20 @@ def _dequantize_groups(
     rows, groups = scale.shape
     g = q.reshape(rows, groups, columns // groups).to(torch.float32)
     return ((g - zero.unsqueeze(-1)) * scale.unsqueeze(-1)).reshape(rows, columns).to(dtype)
+
+
+def _embedding_groups(
+    index: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    bits: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    rows = index.reshape(-1)
+    w = _dequantize_groups(q[rows], scale[rows], zero[rows], bits, columns, dtype)
+    return w.reshape(*index.shape, columns)
 
 
 def _dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

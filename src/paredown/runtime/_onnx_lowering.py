@@ -1,11 +1,12 @@
-"""ONNX's lowering table: paredown's operators -> QuantizeLinear pairs, integer products, MatMulNBits.
+"""ONNX's lowering table: paredown's operators -> QuantizeLinear pairs and integer products.
 
-`torch.onnx` carries our operators over as nodes of the domain ``paredown``; `lower` then replaces every
-one of them, weights in hand, so the file holds standard and ONNX Runtime operators only.
+`torch.onnx` carries our operators over as nodes of the domain ``paredown``; `lower` then replaces
+every one of them, weights in hand: the file holds standard and ONNX Runtime operators only.
 """
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import Any
 
@@ -19,10 +20,16 @@ MICROSOFT = "com.microsoft"
 BLOCKS = (128, 64, 32, 16)
 """Group sizes that MatMulNBits takes, preferred first."""
 
+_TYPES = ("float", "bfloat16", "float16", "uint8", "int8", "int32", "int64")
 _OPERATORS = {
     "Quantize": (("x", "scale", "zero"), ("q",), ("qmin", "qmax", "axis")),
     "Dequantize": (("q", "scale", "zero"), ("x",), ("axis", "dtype")),
     "DequantizeGroups": (("q", "scale", "zero"), ("x",), ("bits", "columns", "dtype")),
+    "EmbeddingGroups": (
+        ("index", "q", "scale", "zero"),
+        ("x",),
+        ("bits", "columns", "dtype"),
+    ),
     "DynamicQuantize": (("x",), ("q", "scale", "zero"), ()),
 }
 
@@ -31,10 +38,12 @@ _OPERATORS = {
 def translations() -> dict[Any, Any]:
     """``torch.onnx.export``'s table for our operators (registers their ONNX schemas once)."""
     import onnx
-    import onnxscript
+    from onnxscript.values import Opset
 
+    # Importing defines the operators that the table names.
+    importlib.import_module("paredown.runtime.ops")
     schema = onnx.defs.OpSchema
-    types = [f"tensor({t})" for t in ("float", "bfloat16", "float16", "uint8", "int8", "int32")]
+    types = [f"tensor({t})" for t in _TYPES]
     for name, (inputs, outputs, attributes) in _OPERATORS.items():
         slots = [*inputs, *outputs]
         formal = [schema.FormalParameter(n, f"T{i}") for i, n in enumerate(slots)]
@@ -49,7 +58,7 @@ def translations() -> dict[Any, Any]:
                 attributes=[schema.Attribute(a, schema.AttrType.INT, "") for a in attributes],
             )
         )
-    domain: Any = onnxscript.values.Opset(DOMAIN, 1)
+    domain: Any = Opset(DOMAIN, 1)
 
     def quantize(x: Any, scale: Any, zero: Any, qmin: int, qmax: int, axis: int) -> Any:
         return domain.Quantize(x, scale, zero, qmin=qmin, qmax=qmax, axis=axis)
@@ -62,6 +71,12 @@ def translations() -> dict[Any, Any]:
     ) -> Any:
         return domain.DequantizeGroups(q, scale, zero, bits=bits, columns=columns, dtype=dtype)
 
+    def embedding_groups(
+        index: Any, q: Any, scale: Any, zero: Any, bits: int, columns: int, dtype: int
+    ) -> Any:
+        settings = {"bits": bits, "columns": columns, "dtype": dtype}
+        return domain.EmbeddingGroups(index, q, scale, zero, **settings)
+
     def dynamic_quantize(x: Any) -> Any:
         return domain.DynamicQuantize(x)
 
@@ -70,6 +85,7 @@ def translations() -> dict[Any, Any]:
         ours.quantize.default: quantize,
         ours.dequantize.default: dequantize,
         ours.dequantize_groups.default: dequantize_groups,
+        ours.embedding_groups.default: embedding_groups,
         ours.dynamic_quantize.default: dynamic_quantize,
     }
 
@@ -80,7 +96,7 @@ def lower(model: Any) -> None:
 
 
 class _Lowering:
-    """One pass over a graph: matrix products with their quantized sides first, then what is left."""
+    """One pass over a graph: matrix products with quantized sides first, then what is left."""
 
     def __init__(self, model: Any) -> None:
         import onnx_ir as ir
@@ -168,21 +184,25 @@ class _Lowering:
         inputs = [x, self._constant(q.T), self._constant(_squeeze(scale)), *points]
         return self._put(node, "DynamicQuantizeMatMul", inputs, domain=MICROSOFT, part="product")
 
-    def _n_bits(
-        self, node: Any, x: Any, q: Any, scale: Any, zero: Any, bits: int, size: int
-    ) -> Any:
-        """MatMulNBits over blocks of ``size`` columns, computing in float; None for other sizes."""
+    def _n_bits(self, node: Any, x: Any, q: Any, scale: Any, zero: Any, bits: int) -> Any:
+        """MatMulNBits over blocks of columns, in float; None where groups fit no block."""
         rows, columns = q.shape
-        block = size if size in BLOCKS or size > 128 and size & (size - 1) == 0 else None
-        if block is None:
+        groups = scale.shape[1]
+        size = columns // groups
+        # One group to a row may be cut anywhere; several only where a block divides them.
+        fitting = [b for b in BLOCKS if size % b == 0] or ([BLOCKS[-1]] if groups == 1 else [])
+        if not fitting:
             return None
+        block = fitting[0]
+        repeat = -(-size // block)
+        scale, zero = np.repeat(scale, repeat, 1), np.repeat(zero, repeat, 1)
         wide = np.pad(q, ((0, 0), (0, -columns % block)))
         blocks = wide.reshape(rows, -1, block)
         blob = blocks[..., 0::2] | (blocks[..., 1::2] << 4) if bits == 4 else blocks
         points = zero if bits == 8 else _nibbles(zero)
         inputs = [
             x,
-            self._constant(np.ascontiguousarray(blob)),
+            self._constant(blob),
             self._constant(scale.reshape(-1)),
             self._constant(points.reshape(-1)),
         ]
@@ -273,8 +293,9 @@ class _Lowering:
         self._replace(node, self._put(node, "DequantizeLinear", inputs, axis))
 
     def _dequantizegroups(self, node: Any) -> None:
-        """Groups no operator takes whole: dequantized row by row of a ``(rows * groups, size)`` table."""
-        q, scale, zero, _bits, size = _groups(node)
+        """Groups no operator takes: dequantized as rows of a ``(rows * groups, size)`` table."""
+        q, scale, zero, _bits = _groups(node)
+        size = q.shape[1] // scale.shape[1]
         inputs = [
             self._constant(q.reshape(-1, size)),
             self._constant(scale.reshape(-1)),
@@ -283,6 +304,55 @@ class _Lowering:
         table = self._put(node, "DequantizeLinear", inputs, {"axis": 0}, part="table")
         shape = self._constant(np.array(q.shape, dtype=np.int64))
         self._replace(node, self._put(node, "Reshape", [table, shape]))
+
+    def _embeddinggroups(self, node: Any) -> None:
+        """Gather packed rows with their scales, unpack and dequantize just those."""
+        index, q, scale, zero = node.inputs
+        bits, columns = _attr(node, "bits", 8), _attr(node, "columns", 0)
+        groups = _array(scale).shape[1]
+        byte = self.ir.DataType.UINT8
+        values = self._put(node, "Gather", [q, index], {"axis": 0}, part="rows", dtype=byte)
+        shape = [int(d) for d in index.shape]
+        if bits == 4:
+            low = self._put(
+                node, "BitwiseAnd", [values, self._constant(np.array(15, np.uint8))], dtype=byte
+            )
+            four = self._constant(np.array(4, np.uint8))
+            high = self._put(node, "BitShift", [values, four], {"direction": "RIGHT"}, dtype=byte)
+            last = self._constant(np.array([-1], np.int64))
+            pair = [
+                self._put(node, "Unsqueeze", [v, last], part=f"nibble{i}", dtype=byte)
+                for i, v in enumerate((low, high))
+            ]
+            values = self._put(node, "Concat", pair, {"axis": -1}, dtype=byte)
+            width = self._constant(np.array([*shape, 2 * _array(q).shape[1]], np.int64))
+            values = self._put(node, "Reshape", [values, width], part="row", dtype=byte)
+            if columns % 2:
+                ends = [self._constant(np.array([v], np.int64)) for v in (0, columns, -1)]
+                values = self._put(node, "Slice", [values, *ends], dtype=byte)
+        grouped = self._constant(np.array([*shape, groups, columns // groups], np.int64))
+        values = self._put(node, "Reshape", [values, grouped], part="groups", dtype=byte)
+        parts = [
+            self._put(
+                node,
+                "Unsqueeze",
+                [
+                    self._put(node, "Gather", [v, index], {"axis": 0}, part=name, dtype=t),
+                    self._constant(np.array([-1], np.int64)),
+                ],
+                part=f"{name}s",
+                dtype=t,
+            )
+            for name, v, t in (("scale", scale, None), ("zero", zero, byte))
+        ]
+        floats = [
+            self._put(node, "Cast", [v], {"to": 1}, part=f"float{i}")
+            for i, v in enumerate((values, parts[1]))
+        ]
+        shifted = self._put(node, "Sub", floats)
+        scaled = self._put(node, "Mul", [shifted, parts[0]])
+        flat = self._constant(np.array([*shape, columns], np.int64))
+        self._replace(node, self._put(node, "Reshape", [scaled, flat], part="embedding"))
 
     def _dynamicquantize(self, node: Any) -> None:
         new = self.ir.node(
@@ -300,7 +370,7 @@ class _Lowering:
         scale, zero = _array(node.inputs[1]), _array(node.inputs[2])
         return [
             self._constant(_squeeze(scale.astype(np.float32))),
-            self._constant(_squeeze(zero.astype(dtype))),
+            self._constant(_squeeze(np.broadcast_to(zero.astype(dtype), scale.shape))),
         ]
 
     def _constant(self, array: np.ndarray[Any, Any]) -> Any:
@@ -407,34 +477,28 @@ def _quantizer(q: Any) -> Any:
 def _rows(node: Any) -> tuple[Any, Any, Any]:
     """Per-row int8 weights: values, scales, zero points (of the values' type)."""
     q, scale, zero = (_array(v) for v in node.inputs)
-    return q, scale.astype(np.float32), zero.astype(q.dtype)
+    return q, scale.astype(np.float32), np.broadcast_to(zero.astype(q.dtype), scale.shape)
 
 
-def _groups(node: Any) -> tuple[Any, Any, Any, int, int]:
+def _groups(node: Any) -> tuple[Any, Any, Any, int]:
     """Grouped weights unpacked: values ``(rows, columns)``, scales and zeros ``(rows, groups)``."""
     q, scale, zero = (_array(v) for v in node.inputs)
     bits, columns = _attr(node, "bits", 8), _attr(node, "columns", q.shape[1])
     if bits == 4:
         q = np.stack((q & 15, q >> 4), -1).reshape(q.shape[0], -1)[:, :columns]
-    size = columns // scale.shape[1]
-    return q, scale.astype(np.float32), zero.astype(np.uint8), bits, size
+    return q, scale.astype(np.float32), zero.astype(np.uint8), bits
 
 
-def _as_groups(q: Any, scale: Any, zero: Any) -> tuple[Any, Any, Any, int, int]:
-    """Per-row int8 weights in the grouped form: shifted to unsigned, each row's scale repeated."""
-    rows, columns = q.shape
-    size = next((b for b in BLOCKS if columns % b == 0), 16 if columns < 32 else 32)
-    groups = -(-columns // size)
+def _as_groups(q: Any, scale: Any, zero: Any) -> tuple[Any, Any, Any, int]:
+    """Per-row int8 weights as one unsigned group to a row."""
     shift = 128 if q.dtype == np.int8 else 0
-    values = (q.astype(np.int16) + shift).astype(np.uint8)
-    points = (np.broadcast_to(zero.reshape(-1), (rows,)).astype(np.int16) + shift).astype(np.uint8)
-    scales = np.broadcast_to(scale.reshape(-1), (rows,))
+    values, points = ((a.astype(np.int16) + shift).astype(np.uint8) for a in (q, zero))
+    rows = (q.shape[0], 1)
     return (
         values,
-        np.repeat(scales[:, None], groups, 1).astype(np.float32),
-        np.repeat(points[:, None], groups, 1),
+        np.broadcast_to(scale.reshape(-1, 1), rows).astype(np.float32),
+        np.broadcast_to(points.reshape(-1, 1), rows),
         8,
-        size,
     )
 
 

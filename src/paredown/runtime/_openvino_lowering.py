@@ -1,8 +1,8 @@
 """OpenVINO's lowering table: paredown's quantize and dequantize operators -> its own patterns.
 
 activation quantize -> FakeQuantize to the integer grid; integer weights -> Constant -> Convert ->
-Subtract -> Multiply, which the CPU plugin folds into int8 convolutions or compressed matrix products;
-a dynamically quantized activation -> the activation itself (the plugin quantizes inside the product).
+Subtract -> Multiply, which the CPU plugin folds into int8 convolutions or compressed products; a
+dynamically quantized activation -> the activation itself (the plugin quantizes in the product).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
 
 from paredown.errors import LoweringError
 
@@ -22,7 +24,7 @@ def prepare(program: torch.export.ExportedProgram) -> None:
         _widen(program)
     for node in list(graph.nodes):
         target = str(node.target)
-        if target.startswith("paredown.dequantize"):
+        if target.startswith(("paredown.dequantize", "paredown.embedding_groups")):
             _cast_apart(graph, node)
         if target == "paredown.dequantize.default":
             _skip_dynamic(node)
@@ -39,8 +41,8 @@ def prepare(program: torch.export.ExportedProgram) -> None:
 def _widen(program: torch.export.ExportedProgram) -> None:
     """Write a bf16 program beside integers in float32: the bf16 hint still runs it in bf16.
 
-    The plugin finds int8 products by their float32 dequantize pattern; a cast to bf16 in between hides
-    them, and every product then runs in bf16.
+    The plugin finds int8 products by their float32 dequantize pattern; a cast to bf16 in between
+    hides them, and every product then runs in bf16.
     """
 
     def wide(value: Any) -> Any:
@@ -49,16 +51,35 @@ def _widen(program: torch.export.ExportedProgram) -> None:
         return torch.float32 if value is torch.bfloat16 else value
 
     for node in program.graph_module.graph.nodes:
-        node.args = torch.fx.node.map_aggregate(node.args, wide)
-        node.kwargs = torch.fx.node.map_aggregate(node.kwargs, wide)
+        node.args = map_aggregate(node.args, wide)
+        node.kwargs = map_aggregate(node.kwargs, wide)
         if "val" in node.meta:
-            node.meta["val"] = torch.utils._pytree.tree_map(wide, node.meta["val"])
+            node.meta["val"] = pytree.tree_map(wide, node.meta["val"])
     for held in (program.state_dict, program.constants):
         for name, value in list(held.items()):
             if isinstance(value, torch.nn.Parameter):
                 held[name] = torch.nn.Parameter(wide(value.detach()), requires_grad=False)
             else:
                 held[name] = wide(value)
+
+
+def narrow(model: Any) -> None:
+    """Keep as bf16 on disk what `_widen` made float32 of bf16: a constant and a cast."""
+    import openvino as ov
+    import openvino.opset15 as ops
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type().to_string() != "f32":
+            continue
+        bits = np.array(node.data).view(np.uint32)
+        if bits.size < 256 or (bits & 0xFFFF).any():
+            continue
+        tensor = ov.Tensor(ov.Type.bf16, ov.Shape(list(bits.shape)))
+        tensor.data.view(np.uint16).reshape(-1)[:] = (bits >> 16).astype(np.uint16).reshape(-1)
+        cast = ops.convert(ov.op.Constant(tensor), "f32")
+        cast.set_friendly_name(node.get_friendly_name())
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(cast.output(0))
 
 
 def extensions() -> list[Any]:
@@ -69,6 +90,7 @@ def extensions() -> list[Any]:
         ConversionExtension("paredown.quantize.default", _quantize),
         ConversionExtension("paredown.dequantize.default", _dequantize),
         ConversionExtension("paredown.dequantize_groups.default", _dequantize_groups),
+        ConversionExtension("paredown.embedding_groups.default", _embedding_groups),
     ]
 
 
@@ -154,24 +176,44 @@ def _dequantize(context: Any) -> list[Any]:
 
 
 def _dequantize_groups(context: Any) -> list[Any]:
+    return [_table(context, 0).output(0)]
+
+
+def _embedding_groups(context: Any) -> list[Any]:
+    """A gather from a compressed table: only the rows asked for are read and dequantized."""
     import openvino.opset15 as ops
 
-    q = _data(context, 0, "grouped weights")
-    scale = _data(context, 1, "a scale").astype(np.float32)
-    zero = _data(context, 2, "a zero point").astype(np.uint8)
-    bits, columns = (context.get_values_from_const_input(i, None, int) for i in (3, 4))
+    axis = ops.constant(np.int64(0))
+    return [ops.gather(_table(context, 1), context.get_input(0), axis).output(0)]
+
+
+def _table(context: Any, first: int) -> Any:
+    """The float matrix of packed weights, whose inputs start at ``first``."""
+    import openvino.opset15 as ops
+
+    q = _data(context, first, "grouped weights")
+    scale = _data(context, first + 1, "a scale").astype(np.float32)
+    zero = _data(context, first + 2, "a zero point").astype(np.uint8)
+    bits, columns = (
+        context.get_values_from_const_input(i, None, int) for i in (first + 3, first + 4)
+    )
     rows, groups = scale.shape
-    shape = [rows, groups, columns // groups]
+    # One group to a row needs no third dimension; the plugin compresses plain rows more often.
+    shape = [rows, columns] if groups == 1 else [rows, groups, columns // groups]
     if bits == 4 and columns % 2 == 0:
         values = _u4(q, shape)
     else:
         # An odd row does not fill its last byte: OpenVINO packs without gaps, so it is kept at u8.
         wide = np.stack((q & 15, q >> 4), -1).reshape(rows, -1)[:, :columns] if bits == 4 else q
         values = ops.constant(np.ascontiguousarray(wide).reshape(shape))
-    points = _points(zero.reshape(rows, groups, 1), bits)
+        bits = 8
+    grid = [*shape[:-1], 1]
+    points = _points(zero.reshape(grid), bits)
     w = ops.subtract(ops.convert(values, "f32"), ops.convert(points, "f32"))
-    w = ops.multiply(w, ops.constant(scale.reshape(rows, groups, 1)))
-    return [ops.reshape(w, ops.constant(np.array([rows, columns])), False).output(0)]
+    w = ops.multiply(w, ops.constant(scale.reshape(grid)))
+    if groups == 1:
+        return w
+    return ops.reshape(w, ops.constant(np.array([rows, columns])), False)
 
 
 def _points(zero: np.ndarray[Any, Any], bits: int) -> Any:
@@ -187,7 +229,7 @@ def _points(zero: np.ndarray[Any, Any], bits: int) -> Any:
 
 
 def _u4(packed: np.ndarray[Any, Any], shape: list[int]) -> Any:
-    """A constant of 4-bit values that owns its memory; ``packed`` holds two to a byte, low first."""
+    """A constant of 4-bit values that owns its memory; ``packed`` holds two a byte, low first."""
     import openvino as ov
 
     tensor = ov.Tensor(ov.Type.u4, ov.Shape(shape))

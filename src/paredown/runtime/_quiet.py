@@ -1,11 +1,11 @@
-"""Silence that is asked for: no telemetry, and no third-party chatter while a model is converted."""
+"""Silence that is asked for: no telemetry, no third-party chatter while a model is converted."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -18,7 +18,7 @@ def no_telemetry() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Drop warnings that exporters log and raise about their own tables; errors still surface."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

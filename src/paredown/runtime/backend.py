@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 from paredown.graph.graph import Graph
 from paredown.workload import Workload
 
-
 COMPUTE = "compute"
-"""The role of a node that multiplies matrices: its precision is what a numeric technique is after."""
+"""The role of a node that multiplies matrices: its precision is what numeric techniques change."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +20,14 @@ class Asked:
     """What a module asks of the numbers, as its operators say.
 
     ``weight`` is ``int8``, ``int4`` or None; ``activation`` is ``static``, ``dynamic`` or None;
-    ``dtype`` is the dtype its matrix products compute in.
+    ``dtype`` is the dtype its matrix products compute in. ``product`` is False for a module that
+    multiplies no matrices (a norm): then ``dtype`` is that of its parameters.
     """
 
     weight: str | None = None
     activation: str | None = None
     dtype: str = "float32"
+    product: bool = True
 
     @property
     def compute(self) -> str:
@@ -40,7 +41,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ran:
-    """How one node was executed: ``site`` is the module path where known, ``precision`` a dtype name.
+    """How one node was executed: ``site`` is its module path where known, ``precision`` a dtype.
 
     ``op`` ``weight`` stands for a weight as it is held, other rows for calls.
     """
@@ -56,7 +57,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Realised:
-    """Which saving of a rewrite the lowering made real: ``site`` -> ``kept`` or the reason it was not."""
+    """Which savings of a rewrite the lowering made real, and why it did not the others."""
 
     technique: str
     kept: tuple[str, ...]
@@ -96,7 +97,7 @@ class Executable(ABC):
     ) -> Realised:
         """Which of a technique's sites really run or are held as asked, the others with the reason.
 
-        ``sites`` are original names ``path:role``; ``aliases`` (of the workload) say where they are now.
+        ``sites`` are original names ``path:role``; the workload's ``aliases`` say where they are.
         """
         rows = self.executed()
         kept: list[str] = []
@@ -112,21 +113,31 @@ class Executable(ABC):
         return Realised(technique, tuple(kept), lost)
 
 
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
+
+
 def _lost(path: str, asked: Mapping[str, Asked], rows: list[Ran]) -> str | None:
     """Why what the modules at or under ``path`` ask was not realised, None when it was."""
     wanted = {p: a for p, a in asked.items() if _under(p, path)}
     if not wanted:
-        return "no matrix product was found there: it was folded away or never ran"
+        return "nothing of it is in the compiled graph: it was folded away or never ran"
     for where, ask in wanted.items():
+        if not ask.product:
+            # Norms and tables are fused into their neighbours: only a row that differs tells.
+            floats = [r for r in rows if r.site == where and r.precision in _FLOATS]
+            off = next((r for r in floats if r.precision != ask.dtype), None)
+            if off is not None:
+                return f"asked for {ask.dtype}, {off.op} ran in {off.precision}"
+            continue
         ran = [r for r in rows if r.site == where and r.role == COMPUTE]
         held = [r.precision for r in rows if r.site == where and r.op == "weight"]
-        if not ran:
+        if not ran and not held:
             return "the runtime reports no layer for it"
         off = next((r for r in ran if r.precision != ask.compute), None)
         if off is not None:
             return off.fallback or f"asked for {ask.compute}, ran in {off.precision}"
         if ask.weight and ask.weight not in held:
-            if ran[0].fallback:
+            if ran and ran[0].fallback:
                 return ran[0].fallback
             return f"asked for {ask.weight} weights, held as {', '.join(held) or 'unknown'}"
     return None
@@ -137,7 +148,7 @@ def _under(path: str, parent: str) -> bool:
 
 
 class Backend(ABC):
-    """One way of running a network. Never changes precision silently: that belongs to techniques."""
+    """One way of running a network. It never changes precision on its own: techniques do."""
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
@@ -158,4 +169,5 @@ class Backend(ABC):
     @abstractmethod
     def load(self, folder: Path, *, threads: int, workload: Workload | None = None) -> Executable:
         """Read a saved executable back. ``workload`` (structure rebuilt from its source and Change
-        records) is given to backends that need Python modules: eager and inductor."""
+        records) is given to backends that need Python modules: eager and inductor.
+        """

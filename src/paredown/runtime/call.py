@@ -1,7 +1,7 @@
-"""How a compiled workload is called: the model's own signature onto a flat list of tensors and back.
+"""How a compiled workload is called: the model's signature onto a flat list of tensors and back.
 
-One for all compiled backends. Shapes and dtypes are those of the example inputs; anything else is an
-``InputError`` naming both (`facade.Facade` splits and pads other batches).
+One for all compiled backends. Shapes and dtypes are those of the example inputs; anything else is
+an ``InputError`` naming both (`facade.Facade` splits and pads other batches).
 """
 
 from __future__ import annotations
@@ -166,6 +166,9 @@ def describe(
 
 
 def _signature(model: nn.Module, count: int) -> tuple[list[str], list[str], dict[str, Any]]:
+    if names := getattr(model, "input_names", None):
+        # A file's inputs: its module takes any arguments and names them itself.
+        return list(names), list(names), {}
     positional: list[str] = []
     keywords: list[str] = []
     defaults: dict[str, Any] = {}

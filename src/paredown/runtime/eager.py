@@ -1,4 +1,4 @@
-"""Eager torch: the reference every other backend is held against, and the baseline of every ratio."""
+"""Eager torch: the reference of every other backend, and the baseline of every ratio."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from paredown.graph.graph import Graph
 from paredown.runtime.backend import Asked, Backend, Executable, Ran
 from paredown.runtime.export import first_line
 from paredown.runtime.observe import Observed, observe
+from paredown.runtime.onnx_model import needs_torch
 from paredown.workload import Workload
 
 TENSORS = "tensors.safetensors"
@@ -71,8 +72,8 @@ class Eager(Backend):
         return None
 
     def supports(self, workload: Workload, graph: Graph | None) -> list[str]:
-        """Everything that runs."""
-        return []
+        """Everything that is a torch module."""
+        return [why] if (why := needs_torch(workload)) else []
 
     def lower(self, workload: Workload, *, threads: int) -> EagerExecutable:
         """The workload's own copy; sets torch's thread count for this process."""
@@ -151,7 +152,8 @@ def load_tensors(model: nn.Module, path: Path) -> None:
         new = tensors[source]
         if new.shape != old.shape or new.dtype != old.dtype:
             raise ArtefactError(
-                f"{name!r} should be {list(old.shape)} {old.dtype}, saved as {list(new.shape)} {new.dtype}"
+                f"{name!r} should be {list(old.shape)} {old.dtype}, "
+                f"saved as {list(new.shape)} {new.dtype}"
             )
         _place(model, name, old, new, source, made)
 
@@ -169,9 +171,13 @@ def _place(
     if isinstance(old, nn.Parameter):
         if source not in made:
             made[source] = nn.Parameter(new, requires_grad=old.requires_grad)
-        module._parameters[leaf] = made[source]
+        module.register_parameter(leaf, made[source])
     else:
-        module._buffers[leaf] = made[source].data if source in made else new
+        module.register_buffer(
+            leaf,
+            made[source].data if source in made else new,
+            persistent=leaf in module.state_dict(keep_vars=True),
+        )
 
 
 def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

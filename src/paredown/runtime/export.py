@@ -1,8 +1,8 @@
 """The one door from a torch module to a compiled graph: `torch.export` over flat tensors.
 
 Every backend that compiles ahead of time comes through here, so nested inputs, Hugging Face outputs
-and caches are taken apart once. What was asked of the numbers (int8 weights here, bf16 there) is read
-from the exported graph, module by module: that is what `executed()` is later held against.
+and caches are taken apart once. What was asked of the numbers (int8 weights here, bf16 there) is
+read from the exported graph, module by module: `executed()` is later held against it.
 """
 
 from __future__ import annotations
@@ -67,18 +67,19 @@ class Exported:
     call: Call
     examples: list[torch.Tensor]
     asked: dict[str, Asked] = field(default_factory=dict)
+    results: list[torch.dtype] = field(default_factory=list)
 
     @property
     def dtypes(self) -> set[str]:
         """Dtypes that matrix products compute in, quantized ones by what they dequantize to."""
-        return {a.dtype for a in self.asked.values()}
+        return {a.dtype for a in self.asked.values() if a.product}
 
 
 def export(workload: Workload) -> Exported:
     """Export a workload's forward on its example inputs (eval mode, no autograd).
 
-    Raises ``InputError`` for inputs that are no tensors at heart and ``CaptureError`` with torch's own
-    first line where the model cannot be exported (it branches on data).
+    Raises ``InputError`` for inputs that are no tensors at heart and ``CaptureError`` with torch's
+    own first line where the model cannot be exported (it branches on data).
     """
     if workload.run != "forward":
         raise NotApplicable(f"only `forward` runs can be exported, not {workload.run!r}")
@@ -95,13 +96,16 @@ def export(workload: Workload) -> Exported:
     except Exception as e:
         raise CaptureError(f"{workload.name} cannot be exported: {first_line(e)}") from e
     _drop_empty_parts(program)
-    return Exported(program, call, examples, read_asked(program.graph_module.graph))
+    graph = program.graph_module.graph
+    (given,) = next(n for n in graph.nodes if n.op == "output").args
+    results = [n.meta["val"].dtype for n in given]  # type: ignore[union-attr]
+    return Exported(program, call, examples, read_asked(graph), results)
 
 
 def _drop_empty_parts(program: torch.export.ExportedProgram) -> None:
     """Take one-dimensional empty tensors out of concatenations.
 
-    torch lets them pass beside tensors of any rank (an empty cache starts so), other runtimes do not.
+    torch lets them pass beside any rank (an empty cache starts so), other runtimes do not.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
@@ -116,11 +120,20 @@ def _drop_empty_parts(program: torch.export.ExportedProgram) -> None:
 
 
 def read_asked(graph: torch.fx.Graph) -> dict[str, Asked]:
-    """What each module path with a matrix product asks, from the operators feeding the product."""
+    """What each module asks, from what feeds its matrix products, else from its parameters."""
     asked: dict[str, Asked] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and str(node.target) in MATMULS:
+        target = str(node.target)
+        if node.op == "call_function" and target in MATMULS:
             asked[module_of(node)] = _merge(asked.get(module_of(node)), _asked_by(node))
+        elif target == "paredown.embedding_groups.default":
+            held = "int4" if node.args[4] == 4 else "int8"
+            asked[module_of(node)] = Asked(held, None, _dtype(node))
+    for node in graph.nodes:
+        if node.op == "call_function" and module_of(node) not in asked:
+            held = [_dtype(a) for a in node.all_input_nodes if a.name.startswith("p_")]
+            if held:
+                asked[module_of(node)] = Asked(dtype=held[0], product=False)
     return asked
 
 

@@ -1,4 +1,4 @@
-"""An executable as a module with the original's signature, for any batch: split, padded, put together."""
+"""An executable as a module with the original's signature, for any batch: split, padded, joined."""
 
 from __future__ import annotations
 
@@ -93,6 +93,7 @@ def _together(pieces: list[Any], count: int, batch: int) -> Any:
             out.append(parts[0])
         else:
             raise InputError(
-                f"an output of shape {list(parts[0].shape)} mixes the batch: call with batch {batch}"
+                f"an output of shape {list(parts[0].shape)} mixes the batch: "
+                f"call with batch {batch}"
             )
     return tree.rebuild(spec, out, classes)

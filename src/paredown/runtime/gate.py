@@ -1,7 +1,7 @@
 """The lowering gate: an executable against the rewritten torch model. No speed-up on a red gate.
 
-Both compute the same network, so they may differ only by rounding. What that may amount to depends on
-the coarsest arithmetic in it, read from what the graph asks for:
+Both compute the same network, so they may differ only by rounding. What that may amount to depends
+on the coarsest arithmetic in it, read from what the graph asks for:
 
 - float32: 1e-3 of the output's RMS. Reassociated sums of thousands of terms reach 1e-5; a wrong
   epsilon, approximation or layout is far above.
@@ -26,7 +26,7 @@ from paredown.runtime.facade import Facade
 from paredown.workload import Workload
 
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 3e-2, "int8": 5e-2}
-"""Coarsest arithmetic -> largest relative error (RMS of the difference over RMS of the reference)."""
+"""Coarsest arithmetic -> largest relative error (RMS of difference over RMS of reference)."""
 
 _COARSEST = ("int8", "bfloat16", "float16", "float32")
 
@@ -56,8 +56,8 @@ def gate(
 ) -> Gate:
     """Compare on the example inputs and up to ``calls - 1`` calibration items.
 
-    ``workload`` is the rewritten one that was lowered. Raises ``GateError`` when the reference itself
-    gives NaN (nothing can be compared then), ``InputError`` when outputs are not tensors.
+    ``workload`` is the rewritten one that was lowered. Raises ``GateError`` when the reference
+    itself gives NaN (nothing can be compared then), ``InputError`` when outputs are not tensors.
     """
     arithmetic = coarsest(executable)
     allowed = TOLERANCE[arithmetic] if tolerance is None else tolerance
@@ -78,10 +78,8 @@ def gate(
 
 
 def coarsest(executable: Executable) -> str:
-    """The coarsest arithmetic that the lowered graph asks for (float32 when it asks for nothing)."""
-    asked = {a.compute for a in executable.asked.values()} | {
-        a.dtype for a in executable.asked.values()
-    }
+    """The coarsest arithmetic that the lowered graph asks for; float32 when it asks nothing."""
+    asked = {p for a in executable.asked.values() for p in (a.compute, a.dtype)}
     return next((c for c in _COARSEST if c in asked), "float32")
 
 

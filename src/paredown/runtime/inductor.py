@@ -1,4 +1,4 @@
-"""torch.compile with the inductor back end, weights frozen; saved as tensors and compiled again on load."""
+"""torch.compile with inductor, weights frozen; saved as tensors and compiled again on load."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from paredown.runtime.backend import Backend, Ran
 from paredown.runtime.call import describe
 from paredown.runtime.eager import TENSORS, EagerExecutable, load_tensors, set_threads
 from paredown.runtime.export import first_line
+from paredown.runtime.onnx_model import needs_torch
 from paredown.workload import Workload
 
 FUSED = "inductor multiplies the dequantized values in float: the saving is simulated"
@@ -62,7 +63,7 @@ class Inductor(Backend):
         """Only forward runs."""
         if workload.run != "forward":
             return [f"inductor runs `forward`, not {workload.run!r}"]
-        return []
+        return [why] if (why := needs_torch(workload)) else []
 
     def lower(self, workload: Workload, *, threads: int) -> InductorExecutable:
         """Compile for the example inputs and run once (compilation happens on the first run)."""
@@ -89,9 +90,11 @@ def _compile(workload: Workload) -> tuple[Any, str | None]:
 
     One whole graph when possible; a model that branches on data is compiled in parts.
     """
+    from torch._dynamo.exc import Unsupported
+
     try:
         return _attempt(workload, whole=True), None
-    except torch._dynamo.exc.Unsupported as e:
+    except Unsupported as e:
         why = f"compiled in parts: {first_line(e)}"
     except Exception as e:
         raise LoweringError(f"inductor cannot compile {workload.name}: {first_line(e)}") from e
@@ -108,7 +111,7 @@ def _attempt(workload: Workload, *, whole: bool) -> Any:
 
     _inductor_lowering.register()
     # Several candidates live in one process: a fresh cache keeps the recompile limit away.
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(workload.model, fullgraph=whole, dynamic=False)
     with quiet(), config.patch(freezing=True), torch.inference_mode():
         compiled(*workload.inputs, **workload.kwargs)

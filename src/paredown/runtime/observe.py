@@ -1,8 +1,8 @@
-"""What one eager run really called: operators, the dtypes they were given, the module they ran in."""
+"""What one eager run really called: operators, the dtypes they were given, their modules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,7 +154,7 @@ def _held_against(ran: Ran, asked: Asked | None) -> Ran:
 
 
 @contextmanager
-def _paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
+def _paths(model: nn.Module, stack: list[str]) -> Generator[None]:
     """Keep ``stack`` at the path of the module that is running."""
     handles: list[Any] = []
     for path, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: exported through `torch.onnx`, quantized forms as its own integer operators."""
+"""ONNX Runtime on the CPU: exported by `torch.onnx`, quantized forms as its integer operators."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from paredown.runtime._quiet import quiet
 from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.export import Exported, export, first_line
+from paredown.runtime.onnx_model import OnnxModule, described
 from paredown.workload import Workload
 
 INT8_PRODUCTS = frozenset(
@@ -78,7 +79,7 @@ class OnnxExecutable(Executable):
         return self.call.result([torch.from_numpy(np.asarray(o)) for o in out])
 
     def executed(self) -> list[Ran]:
-        """Operators of the graph as ONNX Runtime optimized it, weights by the type they are held in."""
+        """Operators of the graph as ONNX Runtime optimized it, weights by the type held."""
         rows: list[Ran] = []
         for node in self._graph()[0]:
             op, site = node["op"], self._site(node["name"])
@@ -88,7 +89,8 @@ class OnnxExecutable(Executable):
                 rows.append(Ran(site, op, "float32", self._otherwise(site, op), COMPUTE))
             else:
                 rows.append(Ran(site, op, "float32"))
-                continue
+                if op != "Gather" or node["held"] not in ("int8", "int4"):
+                    continue
             if node["held"]:
                 rows.append(Ran(site, "weight", node["held"]))
         return rows
@@ -119,7 +121,7 @@ class OnnxExecutable(Executable):
         return self._optimized
 
     def _site(self, name: str) -> str:
-        """The module of an optimized node: fusion keeps a node's name, or its output's, as a stem."""
+        """The module of an optimized node: fusion keeps its name, or its output's, as a stem."""
         while name:
             if name in self.sites:
                 return self.sites[name]
@@ -128,9 +130,9 @@ class OnnxExecutable(Executable):
 
     def _otherwise(self, site: str, op: str) -> str | None:
         asked = self.asked.get(site)
-        if asked is None or op == "MatMulNBits" and asked.compute == "float32":
+        if asked is None or (op == "MatMulNBits" and asked.compute == "float32"):
             return None
-        if asked.compute == "int8" and op == "Conv" or op == "FusedConv":
+        if asked.compute == "int8" and op in ("Conv", "FusedConv"):
             return "its output is not quantized again: ONNX Runtime has no such int8 convolution"
         if asked.compute != "float32":
             return f"asked for {asked.compute}, ONNX Runtime kept a float product here"
@@ -170,6 +172,9 @@ class OnnxRuntime(Backend):
         _require()
         if reasons := self.supports(workload, None):
             raise LoweringError(reasons[0])
+        if isinstance(workload.model, OnnxModule):
+            call, _, asked = described(workload)
+            return OnnxExecutable(workload.model.path, call, asked, {}, threads)
         try:
             exported = export(workload)
         except CaptureError as e:
@@ -196,7 +201,7 @@ class OnnxRuntime(Backend):
 
 
 def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
-    """ONNX bytes (or a file's path when large) of an export, and the module path of each node's name."""
+    """ONNX bytes (a file's path when large) of an export, and the module path of each node name."""
     from paredown.runtime import _onnx_lowering as table
 
     try:
@@ -243,7 +248,7 @@ def _require() -> None:
 
 
 def _name_nodes(model: Any) -> dict[str, str]:
-    """Map node names to module paths, and drop the exporter's notes (they quote the user's source)."""
+    """Map node names to module paths; drop the exporter's notes (they quote the user's source)."""
     import ast
 
     sites: dict[str, str] = {}
@@ -274,17 +279,33 @@ def _serialise(model: Any) -> Any:
 def _copy(source: Path, folder: Path) -> list[Path]:
     import shutil
 
-    extra: list[Path] = []
-    for file in sorted(source.parent.glob(source.name + "*")):
-        shutil.copyfile(file, folder / file.name.replace(source.name, "model.onnx", 1))
-        if file != source:
-            extra.append(Path(file.name))
-    return extra
+    beside = _external(source)
+    shutil.copyfile(source, folder / "model.onnx")
+    for name in beside:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, folder / name)
+    return [Path(name) for name in beside]
+
+
+def _external(source: Path) -> list[str]:
+    """Files of external data that a model names, all inside its folder."""
+    import onnx
+
+    model = onnx.load(str(source), load_external_data=False)
+    names = {
+        e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"
+    }
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise LoweringError(f"{source} keeps weights outside its folder: {name}")
+    return sorted(names)
 
 
 def _optimized(source: Any, threads: int) -> tuple[list[dict[str, Any]], int]:
-    """The graph after ONNX Runtime's own optimizations: name, op and type of a constant weight of each
-    node, and the bytes of all constants."""
+    """The graph after ONNX Runtime's own optimizations.
+
+    Name, op and type of a constant weight of each node, and the bytes of all constants.
+    """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="paredown-onnx-") as folder:
@@ -315,6 +336,8 @@ _HELD = {"INT8": "int8", "UINT8": "int8", "INT4": "int4", "UINT4": "int4", "FLOA
 
 def _weight_inputs(node: Any) -> list[str]:
     """Where a product's weight stands among its inputs."""
+    if node.op_type == "Gather":
+        return list(node.input[:1])
     at = 3 if node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm") else 1
     return list(node.input[at : at + 1])
 

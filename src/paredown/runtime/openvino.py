@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin. It runs fp32 models in bf16 on its own unless told: here it is always told."""
+"""OpenVINO's CPU plugin. Left alone it runs fp32 models in bf16: here it is always told."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from paredown.runtime._quiet import no_telemetry, quiet
 from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.export import Exported, export, first_line, module_of
+from paredown.runtime.onnx_model import OnnxModule, described
 from paredown.workload import Workload
 
 PRECISIONS = {
@@ -57,7 +58,7 @@ class OpenVinoExecutable(Executable):
         self.model, self.call, self.asked, self.sites = model, call, asked, sites
         self.threads = threads
         start = time.perf_counter()
-        self.precision = "bf16" if any(a.dtype == "bfloat16" for a in asked.values()) else "f32"
+        self.precision = "bf16" if _has_bf16(asked) else "f32"
         self.dynamic = any(a.activation == "dynamic" for a in asked.values())
         self.compiled = _compile(model, _hints(self.precision, threads, self.dynamic))
         self.compile_s = time.perf_counter() - start
@@ -79,25 +80,17 @@ class OpenVinoExecutable(Executable):
 
     def executed(self) -> list[Ran]:
         """Precision per layer from the plugin's runtime model, and weights as they are held."""
+        layers = [_Layer(n) for n in self.compiled.get_runtime_model().get_ordered_ops()]
+        layers = [layer for layer in layers if layer.kind not in QUIET_LAYERS]
         rows: list[Ran] = []
-        for node in self.compiled.get_runtime_model().get_ordered_ops():
-            info = _runtime_info(node)
-            if info["layerType"] in QUIET_LAYERS:
-                continue
-            site = self._site(info["originalLayersNames"])
-            matrix = info["layerType"] in MATRIX_LAYERS
-            precision = self._precision(node, info) if matrix else _name(info["runtimePrecision"])
-            rows.append(
-                Ran(
-                    site,
-                    info["layerType"],
-                    precision,
-                    self._otherwise(site, precision) if matrix else None,
-                    COMPUTE if matrix else "",
-                )
-            )
-            if matrix and (held := _held(node)):
-                rows.append(Ran(site, "weight", _name(held)))
+        for layer, sites in zip(layers, self._sites(layers), strict=True):
+            precision = self._precision(layer)
+            for site in sites:
+                why = self._otherwise(site, precision) if layer.matrix else None
+                role = COMPUTE if layer.matrix else ""
+                rows.append(Ran(site, layer.kind, precision, why, role))
+                if (held := layer.weight()) is not None:
+                    rows.append(Ran(site, "weight", held))
         return rows
 
     def save(self, folder: Path) -> list[Path]:
@@ -126,29 +119,39 @@ class OpenVinoExecutable(Executable):
                 total += (int(np.prod(list(node.get_output_shape(0)))) * kind.bitwidth + 7) // 8
         return total
 
-    def _site(self, names: str) -> str:
-        """The module of a fused layer: that of its matrix product, else of its first known part."""
-        found = [
-            self.sites[n]
-            for n in (p.partition("/")[0] for p in names.split(","))
-            if n in self.sites
-        ]
-        return next((s for s in found if s in self.asked), found[0] if found else "")
+    def _sites(self, layers: list[_Layer]) -> list[list[str]]:
+        """The modules of each layer: of its matrix products, else of its first known part.
 
-    def _precision(self, node: Any, info: dict[str, str]) -> str:
-        """What a product computes in: its kernel's type, for the layer's is that of its weights.
+        Folding a norm into a product renames it; products without a name are matched in order with
+        the modules that no layer names, when there are as many of either.
+        """
+        products = {site for site, a in self.asked.items() if a.product}
+        found: list[list[str]] = []
+        for layer in layers:
+            known = [self.sites[n] for n in layer.names if n in self.sites]
+            named = (
+                [s for s in dict.fromkeys(known) if s in products] if layer.matrix else known[:1]
+            )
+            found.append(named)
+        lost = [i for i, layer in enumerate(layers) if layer.matrix and not found[i]]
+        seen = {s for sites in found for s in sites}
+        missing = [s for s in self.asked if s in products and s not in seen]
+        if len(lost) == len(missing):
+            for i, site in zip(lost, missing, strict=True):
+                found[i] = [site]
+        return [sites or [""] for sites in found]
+
+    def _precision(self, layer: _Layer) -> str:
+        """What a layer computes in.
 
         A product that quantizes its activations on the way still names a float kernel; whether this
         processor's plugin does that is found out by trying.
         """
-        kernel = _name(info["primitiveType"].rpartition("_")[2])
-        if kernel not in PRECISIONS.values():
-            return _name(info["runtimePrecision"])
-        compressed = _name(_held(node) or "") in ("int8", "int4") and kernel != "int8"
-        if compressed and self.dynamic and self.precision == "f32":
-            columns = int(node.get_input_shape(0)[-1])
-            return "int8" if _quantizes_inside(columns) else kernel
-        return kernel
+        compressed = layer.matrix and layer.weight() in ("int8", "int4")
+        if compressed and layer.precision == "float32" and self.dynamic:
+            columns = int(layer.node.get_input_shape(0)[-1])
+            return "int8" if _quantizes_inside(columns) else layer.precision
+        return layer.precision
 
     def _otherwise(self, site: str, precision: str) -> str | None:
         asked = self.asked.get(site)
@@ -181,6 +184,8 @@ class OpenVino(Backend):
     def lower(self, workload: Workload, *, threads: int) -> OpenVinoExecutable:
         """Export, convert with the lowering table, compile."""
         _openvino()
+        if isinstance(workload.model, OnnxModule):
+            return self._lower_file(workload, threads)
         try:
             exported = export(workload)
         except CaptureError as e:
@@ -190,6 +195,19 @@ class OpenVino(Backend):
         converting = time.perf_counter() - start
         out = OpenVinoExecutable(model, exported.call, exported.asked, sites, threads)
         out.compile_s += converting
+        return out
+
+    def _lower_file(self, workload: Workload, threads: int) -> OpenVinoExecutable:
+        """An ONNX file through OpenVINO's own reader, shapes fixed to the example's."""
+        call, examples, asked = described(workload)
+        start = time.perf_counter()
+        try:
+            model = _openvino().convert_model(str(workload.model.path))
+            model.reshape({i: _partial(t) for i, t in enumerate(examples)})
+        except Exception as e:
+            raise LoweringError(f"openvino cannot read {workload.name}: {_reason(e)}") from e
+        out = OpenVinoExecutable(model, call, asked, {}, threads)
+        out.compile_s = time.perf_counter() - start
         return out
 
     def load(
@@ -219,6 +237,7 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
 
     from paredown.runtime import _openvino_lowering as table
 
+    results = [OV_TYPES[t] for t in exported.results]
     table.prepare(exported.program)
     try:
         with quiet():
@@ -227,8 +246,10 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
             )
             model = ov.convert_model(decoder, extension=table.extensions())
         for parameter, example in zip(model.get_parameters(), exported.examples, strict=True):
-            parameter.set_partial_shape(ov.PartialShape(list(example.shape)))
+            parameter.set_partial_shape(_partial(example))
         model.validate_nodes_and_infer_types()
+        table.narrow(model)
+        model = _boundary(model, [OV_TYPES[t.dtype] for t in exported.examples], results)
     except LoweringError:
         raise
     except Exception as e:
@@ -249,6 +270,24 @@ TORCH_TYPES = {
     "i64": torch.int64,
     "boolean": torch.bool,
 }
+
+
+OV_TYPES = {dtype: name for name, dtype in TORCH_TYPES.items()}
+
+
+def _boundary(model: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """Casts where the converted model takes or gives other types than the torch model."""
+    from openvino import Type
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    for i, name in enumerate(inputs):
+        if model.inputs[i].get_element_type().to_string() != name:
+            steps.input(i).tensor().set_element_type(getattr(Type, name))
+    for i, name in enumerate(outputs):
+        if model.outputs[i].get_element_type().to_string() != name:
+            steps.output(i).tensor().set_element_type(getattr(Type, name))
+    return steps.build()
 
 
 def _openvino() -> Any:
@@ -286,7 +325,8 @@ def _quantizes_inside(columns: int) -> bool:
     )
     scaled = ops.multiply(weight, ops.constant(np.full((32, 1), 0.01, np.float32)))
     x = ops.parameter([1, 16, columns], np.float32)
-    model = ov.Model([ops.matmul(x, scaled, False, True)], [x])
+    build: Any = ov.Model
+    model = build([ops.matmul(x, scaled, False, True)], [x])
     data = random.normal(size=(1, 16, columns)).astype(np.float32)
     plain, quantized = (_compile(model, _hints("f32", 1, on))([data])[0] for on in (False, True))
     return not np.allclose(plain, quantized, rtol=1e-4, atol=1e-4)
@@ -299,6 +339,12 @@ def _compile(model: Any, hints: dict[str, Any]) -> Any:
         return ov.Core().compile_model(model, "CPU", hints)
     except RuntimeError as e:
         raise LoweringError(f"openvino cannot compile the model: {_reason(e)}") from e
+
+
+def _partial(example: torch.Tensor) -> Any:
+    import openvino as ov
+
+    return ov.PartialShape(list(example.shape))
 
 
 def _name(precision: str) -> str:
@@ -315,21 +361,47 @@ def _ov_tensor(leaf: torch.Tensor) -> Any:
     return ov.Tensor(leaf.numpy(), shared_memory=True)
 
 
+class _Layer:
+    """One node of the runtime model: kind, names of what was fused into it, kernel precision."""
+
+    def __init__(self, node: Any) -> None:
+        info = _runtime_info(node)
+        self.node, self.kind = node, info["layerType"]
+        full = info["originalLayersNames"].split(",")
+        self.names = [n.partition("/")[0] for n in full]
+        # Small products are compiled into a subgraph with their neighbours.
+        self.matrix = self.kind in MATRIX_LAYERS or (
+            self.kind == "Subgraph" and any(n.rpartition("/")[2] in MATRIX_LAYERS for n in full)
+        )
+        # A layer's own precision is that of its weights where those are compressed.
+        kernel = _name(info["primitiveType"].rpartition("_")[2].lower())
+        known = kernel in PRECISIONS.values()
+        self.precision = kernel if known else _name(info["runtimePrecision"])
+
+    def weight(self) -> str | None:
+        """The type a weight is held in: a product's second input, a gather's table."""
+        index = 1 if self.kind in MATRIX_LAYERS else 0 if self.kind == "Gather" else None
+        if index is None or self.node.get_input_size() <= index:
+            return None
+        source = self.node.input_value(index).get_node()
+        return _name(_runtime_info(source)["runtimePrecision"]) if _is_constant(source) else None
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether a node depends on constants alone, so that it was computed once, when compiling."""
+    if node.get_input_size() == 0:
+        return _runtime_info(node)["layerType"] == "Const"
+    return all(_is_constant(node.input_value(i).get_node()) for i in range(node.get_input_size()))
+
+
 def _runtime_info(node: Any) -> dict[str, str]:
     info = node.get_rt_info()
     keys = ("layerType", "originalLayersNames", "primitiveType", "runtimePrecision")
     return {k: info[k].astype(str) if k in info else "" for k in keys}
 
 
-def _held(node: Any) -> str | None:
-    """Precision of a matrix layer's weight as held, None when its second input is computed."""
-    if node.get_input_size() < 2:
-        return None
-    source = node.input_value(1).get_node()
-    while source.get_input_size() and _runtime_info(source)["layerType"] in ("Reorder", "Reshape"):
-        source = source.input_value(0).get_node()
-    info = _runtime_info(source)
-    return info["runtimePrecision"] if info["layerType"] == "Const" else None
+def _has_bf16(asked: dict[str, Asked]) -> bool:
+    return any(a.dtype == "bfloat16" and a.product for a in asked.values())
 
 
 def _reason(e: BaseException) -> str:

@@ -53,8 +53,8 @@ def flatten(value: Any, leaves: list[torch.Tensor], classes: Classes) -> Spec:
         items = [[k, flatten(v, leaves, classes)] for k, v in fields.items()]
         return {"k": "dataclass", "cls": name, "v": items}
     raise InputError(
-        f"cannot take a {type(value).__name__} apart into tensors: use tensors, tuples, lists, dicts, "
-        f"dataclasses or Hugging Face outputs"
+        f"cannot take a {type(value).__name__} apart into tensors: use tensors, tuples, lists, "
+        f"dicts, dataclasses or Hugging Face outputs"
     )
 
 
@@ -92,7 +92,7 @@ def names(spec: Spec, prefix: str = "") -> Iterator[str]:
 
 
 def find_classes(spec: Spec) -> Classes:
-    """Classes of a description read from disk: only `ModelOutput`s of the installed transformers."""
+    """Classes of a description read from disk: only `ModelOutput`s of transformers."""
     found: Classes = {}
     if name := spec.get("cls"):
         cls = _hugging_face(name)
