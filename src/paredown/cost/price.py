@@ -105,7 +105,9 @@ class Priced:
     def lifetimes(self) -> Liveness:
         """Liveness of the captured run, without what this backend folds away."""
         gone = {t for c in self.costs if c.run.folded for t in c.run.node.outputs}
-        return liveness(self.graph, without={self.graph.tensors[t].storage for t in gone})
+        threads = self.device.threads if self.backend == "eager" else None
+        folded = {self.graph.tensors[t].storage for t in gone}
+        return liveness(self.graph, without=folded, eager_threads=threads)
 
     @property
     def seconds(self) -> float:

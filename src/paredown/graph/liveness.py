@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from paredown.graph.graph import Graph, Storage
+from paredown.graph.scratch import scratch
 
 WEIGHTS = frozenset({"parameter", "buffer", "constant"})
 
@@ -32,10 +33,13 @@ class Liveness:
         return self.weights + self.high_water
 
 
-def liveness(graph: Graph, without: Collection[int] = ()) -> Liveness:
+def liveness(
+    graph: Graph, without: Collection[int] = (), *, eager_threads: int | None = None
+) -> Liveness:
     """Sweep a graph; ``without`` names storages that a backend never allocates.
 
-    A storage is live from the node that made it through the last one before its end.
+    A storage is live from the node that made it through the last one before its end. With
+    ``eager_threads`` what eager CPU kernels hold inside a call (`scratch`) counts while it runs.
     """
     change = [0] * (len(graph.nodes) + 1)
     made = [s for s in graph.storages.values() if s.created >= 0 and s.id not in without]
@@ -46,7 +50,8 @@ def liveness(graph: Graph, without: Collection[int] = ()) -> Liveness:
     live, timeline = 0, []
     for i in range(len(graph.nodes)):
         live += change[i]
-        timeline.append((i, live))
+        inside = scratch(graph.nodes[i], graph, eager_threads) if eager_threads else 0
+        timeline.append((i, live + inside))
     peak_index, high_water = max(timeline, key=lambda p: p[1], default=(0, 0))
     there = [
         s
