@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 from paredown.errors import BudgetError
-from paredown.figure import Figure, unavailable
+from paredown.figure import Figure, How, unavailable
 from paredown.result import ConstraintResult, Verdict
 
 if TYPE_CHECKING:
@@ -198,14 +198,14 @@ class Constraint:
         if baseline.value <= 0:
             why = f"the {self.relative_to}'s {self.kind.name} is {baseline.value:g}"
             return unavailable("x", why)
-        weakest = max(achieved.how, baseline.how, key=_WEAKNESS.index)
+        weakest = _WEAKNESS[max(map(_WEAKNESS.index, (achieved.how, baseline.how)))]
         ratio, spread = achieved.value / baseline.value, None
         if achieved.spread is not None:
             spread = (achieved.spread[0] / baseline.value, achieved.spread[1] / baseline.value)
         return Figure(value=ratio, unit="x", how=weakest, spread=spread, n=achieved.n)
 
 
-_WEAKNESS = ("counted", "measured", "nominal", "predicted", "unavailable")
+_WEAKNESS: tuple[How, ...] = ("counted", "measured", "nominal", "predicted", "unavailable")
 
 
 @dataclass(frozen=True)
@@ -414,7 +414,7 @@ def parse(texts: Iterable[str]) -> Budget:
 
 
 def _parse(text: str) -> Constraint:
-    if not isinstance(text, str) or "\n" in text:
+    if "\n" in text:
         raise BudgetError(f"malformed constraint {text!r}: write METRIC <= VALUE")
     m = _FORM.match(text.translate(_SPELLING))
     if m is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +70,7 @@ def judge(evaluate: Evaluate, model: nn.Module, *, who: str = "evaluate") -> flo
 def score(value: Scores, *, who: str = "evaluate", seed: int = 0) -> Figure:
     """The mean score with its 95 % bootstrap interval (none for a single float)."""
     s = scores(value, who=who)
-    if isinstance(s, float):
+    if not isinstance(s, np.ndarray):
         return measured(s, "score")
     return measured(float(s.mean()), "score", spread=_interval(s, seed), n=s.size)
 
@@ -81,10 +82,10 @@ def drop(original: Scores, pared: Scores, *, seed: int = 0) -> Figure:
     draws, seeded); two floats give no interval. Raises ``InputError`` when they cannot be paired.
     """
     a, b = scores(original), scores(pared)
-    if isinstance(a, float) or isinstance(b, float):
-        if not (isinstance(a, float) and isinstance(b, float)):
-            raise InputError("evaluate returned a float for one model and an array for the other")
+    if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray):
         return measured(a - b, "score")
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        raise InputError("evaluate returned a float for one model and an array for the other")
     if a.shape != b.shape:
         raise InputError(
             f"evaluate returned {a.size} scores for the original and {b.size} for the "
@@ -148,9 +149,9 @@ def tensors(output: Any, name: str = "") -> Iterable[tuple[str, torch.Tensor]]:
     elif isinstance(output, Sequence) and not isinstance(output, (str, bytes)):
         for i, value in enumerate(output):
             yield from tensors(value, f"{name}.{i}" if name else str(i))
-    elif hasattr(output, "__dataclass_fields__"):
-        for key in output.__dataclass_fields__:
-            yield from tensors(getattr(output, key), f"{name}.{key}" if name else key)
+    elif dataclasses.is_dataclass(output):
+        for f in dataclasses.fields(output):
+            yield from tensors(getattr(output, f.name), f"{name}.{f.name}" if name else f.name)
 
 
 def agreement(reference: torch.Tensor, other: torch.Tensor) -> float:

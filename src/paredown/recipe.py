@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -223,11 +223,13 @@ def parse_inline(text: str) -> Recipe:
             except yaml.YAMLError:
                 raise RecipeError(f"cannot read the value of {pair!r} in {part!r}") from None
         steps.append(
-            Step(
-                technique=m["name"],
-                settings=settings,
-                sites=_commas(m["sites"] or "") or ["*"],
-                except_=_commas(m["except"] or ""),
+            Step.model_validate(
+                {
+                    "technique": m["name"],
+                    "settings": settings,
+                    "sites": _commas(m["sites"] or "") or ["*"],
+                    "except": _commas(m["except"] or ""),
+                }
             )
         )
     recipe = Recipe(steps=steps)
@@ -327,7 +329,7 @@ def run(
 
 
 @contextlib.contextmanager
-def seeded(seed: int, step: str = "") -> Iterator[None]:
+def seeded(seed: int, step: str = "") -> Generator[None]:
     """Seed torch, numpy and random for one step, and give the caller's states back afterwards."""
     import random
 
