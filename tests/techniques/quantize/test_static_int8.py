@@ -244,3 +244,17 @@ def test_sensitivity_ranks_the_fragile_site_first():
         errors = [error(workload.model(x), alone.model(x)) for x in calls]
     assert found["head:weight"] == pytest.approx(sum(errors) / 2, rel=1e-4)
     assert max(found, key=found.__getitem__) == "blocks.1.project:weight"
+
+
+def test_symmetric_activations_are_int8_where_they_take_both_signs():
+    workload = mobile()
+    change = quantized(workload, StaticInt8(symmetric=True))
+    model = change.workload.model
+    assert model.stem[0].signed
+    assert model.stem[0].in_zero.item() == 0
+    # after ReLU6 nothing is negative: the whole of uint8 is used
+    assert not model.blocks[0].depthwise.signed
+    assert model.blocks[0].depthwise.in_zero.item() == 0
+    assert error(workload.call(), change.workload.call()) < 0.05
+    seen = input_histograms(workload, ["stem.0"])["stem.0"].range(99.99)
+    assert model.stem[0].in_scale.item() == pytest.approx(max(-seen[0], seen[1]) / 127)

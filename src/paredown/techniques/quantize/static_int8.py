@@ -5,7 +5,8 @@ arXiv:1806.08342, sections 2 and 3.1.
 
 Weights become symmetric int8 with one scale per output channel (zero point 0, range +-127);
 activations per-tensor asymmetric uint8 over a range fixed from calibration data, widened to hold 0
-so that zero padding and ReLU stay exact. The layer then is an integer product with an int32 sum.
+so that zero padding and ReLU stay exact (``symmetric``: int8 around 0 where they take both signs,
+which some kernels run faster). The layer then is an integer product with an int32 sum.
 
 Deviations: activation ranges are percentiles of one histogram over all calibration data (the paper
 keeps moving averages of minima and maxima); bias stays float, as CPU runtimes take it.
@@ -73,6 +74,9 @@ class StaticInt8(Rewrite):
     maturity: ClassVar[Any] = "stable"
 
     percentile: Annotated[float, Choice(100.0, 99.99, 99.9), "percent kept at either end"] = 99.99
+    symmetric: Annotated[
+        bool, Choice(False, True), "signed activations around 0 as int8 with zero point 0"
+    ] = False
     per_channel: Annotated[bool, "one weight scale per output channel, else one per tensor"] = True
     weight_bits: Annotated[int, "8, or 4 for study: a 4-bit weight still takes a byte here"] = 8
 
@@ -110,32 +114,35 @@ class StaticInt8(Rewrite):
             if not torch.isfinite(torch.tensor([seen[path].low, seen[path].high])).all():
                 raise InputError(f"{name}: no calibration input reaches it; leave the site out")
             low, high = seen[path].range(knobs.percentile)
-            inputs[path] = list(affine_range(low, high))
+            signed = knobs.symmetric and low < 0
+            inputs[path] = [*affine_range(low, high, signed=signed), signed]
         return Decisions({"inputs": inputs})
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same shape: unit ranges."""
-        return Decisions({"inputs": {p: [1.0, 0] for _, p in paths(workload, sites.ok)}})
+        return Decisions({"inputs": {p: [1.0, 0, False] for _, p in paths(workload, sites.ok)}})
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Swap each site for its quantized form."""
         edit = Editor(workload)
         for name, path in paths(workload, sites.ok):
-            scale, zero = decisions.values["inputs"][path]
             old: Any = edit.model.get_submodule(path)
-            edit.swap(path, self.at(sites, name).form(old, scale, int(zero)))
+            edit.swap(path, self.at(sites, name).form(old, *decisions.values["inputs"][path]))
         return edit.change(self, sites.ok, decisions)
 
-    def form(self, old: Any, in_scale: float, in_zero: int) -> QuantLinear | QuantConv:
+    def form(
+        self, old: Any, in_scale: float, in_zero: int, signed: bool
+    ) -> QuantLinear | QuantConv:
         """The quantized form of a float linear, ``Conv1D`` or convolution."""
         weight = matrix(old)
         bias, device = dtype_name(old.bias), weight.device
         if isinstance(old, nn.Linear) or is_conv1d(old):
             rows, columns = weight.shape
-            new: Any = QuantLinear(columns, rows, bias, self.per_channel, device)
+            new: Any = QuantLinear(columns, rows, bias, self.per_channel, signed, device)
         else:
             geometry = (old.stride, old.padding, old.dilation, old.groups)
-            new = QuantConv(tuple(weight.shape), *geometry, bias, self.per_channel, device)
+            shape = tuple(weight.shape)
+            new = QuantConv(shape, *geometry, bias, self.per_channel, signed, device)
         packed, scale = symmetric(weight, self.weight_bits, self.per_channel)
         new.weight = nn.Parameter(packed, requires_grad=False)
         new.scale = scale
