@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from paredown.errors import MissingExtra, NotApplicable, TargetError
+from paredown.graph.graph import Graph
+from paredown.graph.onnx import from_onnx
 from paredown.runtime import tree
 from paredown.runtime.backend import Asked
 from paredown.runtime.call import Call, describe
@@ -68,6 +70,11 @@ class OnnxModule(nn.Module):
         feeds = {k: v.detach().contiguous().numpy() for k, v in given.items()}
         out = [torch.from_numpy(np.asarray(o)) for o in self.session.run(None, feeds)]
         return out[0] if len(out) == 1 else tuple(out)
+
+    def own_graph(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
+        """The file's operators on inputs of these shapes (`graph.capture` asks for it)."""
+        shapes = {p.name: list(t.shape) for p, t in zip(self.inputs, inputs, strict=True)}
+        return from_onnx(self.model, shapes)
 
     @property
     def session(self) -> Any:
