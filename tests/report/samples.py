@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paredown.figure import Figure, counted, measured, predicted, unavailable
+from paredown.manifest import FileInfo, Manifest, SourceInfo
 from paredown.result import (
     CardsDoc,
     CheckDoc,
@@ -645,14 +646,23 @@ def doctor_doc() -> DoctorDoc:
 
 def show_doc() -> ShowDoc:
     """An artefact with its result."""
-    manifest = {
-        "schema": 1,
-        "backend": "openvino",
-        "files": [{"path": "model/model.xml", "bytes": 81234, "sha256": "ab" * 32}],
-    }
+    manifest = Manifest(
+        name="digits",
+        created="2026-11-21T09:33:00+00:00",
+        backend="openvino",
+        threads=2,
+        source=SourceInfo(ref="examples/digits.py", sha256="6b1f" * 16),
+        inputs=[TensorInfo(name="x", shape=[1, 1, 96, 96], dtype="float32")],
+        outputs=[TensorInfo(name="0", shape=[1, 10], dtype="float32")],
+        files={
+            "run/model.xml": FileInfo(role="run", bytes=81_234, sha256="ab" * 32),
+            "run/model.bin": FileInfo(role="run", bytes=1_229_486, sha256="cd" * 32),
+            "recipe.yaml": FileInfo(role="recipe", bytes=612, sha256="ef" * 32),
+        },
+    ).signed()
     return ShowDoc(
         folder="pared/digits",
-        manifest=manifest,
+        manifest=manifest.model_dump(mode="json", by_alias=True),
         recipe=RECIPE,
         result=down_doc().model_dump(mode="json", by_alias=True),
     )

@@ -98,12 +98,13 @@ def by_bound(rows: Sequence[OperatorRow]) -> list[dict[str, Any]]:
 
 def modules(rows: Sequence[ModuleRow], most: int = MOST_ROWS) -> Capped[dict[str, Any]]:
     """Modules in order with their depth and the share of the longest, for bars."""
-    longest = max((_module_time(r) for r in rows), default=0.0) or 1.0
+    timed = all(r.measured_s is not None for r in rows)
+    longest = max((_module_time(r, timed) for r in rows), default=0.0) or 1.0
     shown: list[dict[str, Any]] = [
         {
             "row": r,
             "depth": min(r.path.count(".") + (r.path != ""), 6),
-            "bar": _module_time(r) / longest,
+            "bar": _module_time(r, timed) / longest,
         }
         for r in rows
     ]
@@ -121,7 +122,9 @@ def layers(
     """Modules before and after, side by side by path; one that is gone or new has an empty side."""
     then, now = {r.path: r for r in before}, {r.path: r for r in after}
     paths = [*then, *(p for p in now if p not in then)]
-    longest = max((_module_time(r) for r in [*before, *after]), default=0.0) or 1.0
+    # Measured against predicted would be no comparison: both sides are read the same way.
+    timed = all(r.measured_s is not None for r in [*before, *after])
+    longest = max((_module_time(r, timed) for r in [*before, *after]), default=0.0) or 1.0
     rows: list[dict[str, Any]] = []
     for path in paths:
         b, a = then.get(path), now.get(path)
@@ -132,9 +135,14 @@ def layers(
                 "before": b,
                 "after": a,
                 "depth": min(path.count(".") + (path != ""), 6),
-                "bar_before": _module_time(b) / longest if b else 0.0,
-                "bar_after": _module_time(a) / longest if a else 0.0,
-                "ratio": _module_time(a) / _module_time(b) if a and b and _module_time(b) else None,
+                "how": "measured" if timed else "predicted",
+                "time_before": _module_time(b, timed) if b else None,
+                "time_after": _module_time(a, timed) if a else None,
+                "bar_before": _module_time(b, timed) / longest if b else 0.0,
+                "bar_after": _module_time(a, timed) / longest if a else 0.0,
+                "ratio": _module_time(a, timed) / _module_time(b, timed)
+                if a and b and _module_time(b, timed)
+                else None,
             }
         )
     if len(rows) <= most:
@@ -308,8 +316,8 @@ def _time(rows: Sequence[OperatorRow]) -> float:
     return sum(plots.seconds_of(r) or 0.0 for r in rows)
 
 
-def _module_time(row: ModuleRow) -> float:
-    return (row.measured_s if row.measured_s is not None else row.predicted_s) or 0.0
+def _module_time(row: ModuleRow, measured: bool) -> float:
+    return (row.measured_s if measured else row.predicted_s) or 0.0
 
 
 def _shares(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -218,17 +218,12 @@ def down(doc: DownDoc) -> list[RenderableType]:
         if t.state == "failed"
     ][:5]
     lost = [s for s in doc.sites if s.outcome == "simulated"]
-    simulated = (
-        [
-            Text(
-                f"{len(lost)} site(s) simulated: the saving counts for nothing: {lost[0].site}: "
-                f"{lost[0].detail}",
-                style="yellow",
-            )
-        ]
-        if lost
-        else []
-    )
+    simulated: list[RenderableType] = []
+    if lost:
+        one = "1 site is simulated and saves nothing"
+        many = one if len(lost) == 1 else f"{len(lost)} sites are simulated and save nothing"
+        text = f"{many}; {lost[0].site}: {lost[0].detail}"
+        simulated.append(Text(text, style="yellow"))
     return [
         verdict,
         *said,

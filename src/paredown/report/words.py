@@ -56,7 +56,9 @@ def versus(doc: DownDoc, metric: str) -> Figure | None:
     mine, theirs = doc.after.ratios.get(metric), other.ratios.get(metric)
     if mine is None or theirs is None or mine.value is None or not theirs.value:
         return None
-    how = "measured" if mine.decides and theirs.decides else "predicted"
+    how = mine.how if mine.how == theirs.how else "measured"
+    if not (mine.decides and theirs.decides):
+        how = "predicted"
     return Figure(value=mine.value / theirs.value, unit="x", how=how)
 
 
