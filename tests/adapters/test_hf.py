@@ -16,13 +16,23 @@ from paredown.workload import Workload
 t = pytest.importorskip("transformers")
 
 TOY = Device(
-    name="toy", title="toy", threads=1, how="nominal", peak_macs_s={"float32": 1e11},
-    elementwise_s=1e10, overhead_s={},
+    name="toy",
+    title="toy",
+    threads=1,
+    how="nominal",
+    peak_macs_s={"float32": 1e11},
+    elementwise_s=1e10,
+    overhead_s={},
     levels=(Level(name="memory", capacity_bytes=1 << 40, read_bytes_s=1e10),),
 )
 
-TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "vocab_size": 100}
+TEXT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+}
 EYE = {k: v for k, v in TEXT.items() if k != "vocab_size"} | {"image_size": 32, "patch_size": 8}
 T5 = {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 100}
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -30,21 +40,37 @@ IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SMALL = {
     "llama": lambda: (t.LlamaConfig(**TEXT, num_key_value_heads=2), "LlamaForCausalLM"),
     "bert": lambda: (t.BertConfig(**TEXT), "BertForSequenceClassification"),
-    "gpt2": lambda: (t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, **IDS),
-                     "GPT2LMHeadModel"),
-    "mixtral": lambda: (t.MixtralConfig(**TEXT, num_key_value_heads=2, num_local_experts=4),
-                        "MixtralForCausalLM"),
-    "mamba": lambda: (t.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=100,
-                                    state_size=8), "MambaForCausalLM"),
+    "gpt2": lambda: (
+        t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, **IDS),
+        "GPT2LMHeadModel",
+    ),
+    "mixtral": lambda: (
+        t.MixtralConfig(**TEXT, num_key_value_heads=2, num_local_experts=4),
+        "MixtralForCausalLM",
+    ),
+    "mamba": lambda: (
+        t.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=100, state_size=8),
+        "MambaForCausalLM",
+    ),
     "vit": lambda: (t.ViTConfig(**EYE), "ViTForImageClassification"),
     "t5": lambda: (t.T5Config(**T5), "T5ForConditionalGeneration"),
     "clip": lambda: (
-        t.CLIPConfig(text_config=TEXT | IDS | {"projection_dim": 16},
-                     vision_config=EYE | {"projection_dim": 16}, projection_dim=16),
-        "CLIPModel"),
-    "wav2vec2": lambda: (t.Wav2Vec2Config(**(TEXT | {"vocab_size": 32}), conv_dim=(16,) * 7,
-                                          num_conv_pos_embeddings=16,
-                                          num_conv_pos_embedding_groups=4), "Wav2Vec2ForCTC"),
+        t.CLIPConfig(
+            text_config=TEXT | IDS | {"projection_dim": 16},
+            vision_config=EYE | {"projection_dim": 16},
+            projection_dim=16,
+        ),
+        "CLIPModel",
+    ),
+    "wav2vec2": lambda: (
+        t.Wav2Vec2Config(
+            **(TEXT | {"vocab_size": 32}),
+            conv_dim=(16,) * 7,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+        ),
+        "Wav2Vec2ForCTC",
+    ),
 }
 
 
@@ -57,8 +83,9 @@ def small(name):
 def workload(name):
     torch.manual_seed(0)
     model = hf.build(small(name), meta=False)
-    return Workload(model, kwargs=example_inputs(model, length=None if name == "wav2vec2" else 16),
-                    name=name)
+    return Workload(
+        model, kwargs=example_inputs(model, length=None if name == "wav2vec2" else 16), name=name
+    )
 
 
 @pytest.fixture
@@ -161,8 +188,13 @@ def test_a_huge_decoder_is_priced_without_weights():
     import time
 
     config = t.LlamaConfig(
-        hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
-        num_key_value_heads=8, vocab_size=128256, architectures=["LlamaForCausalLM"],
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        architectures=["LlamaForCausalLM"],
         dtype="bfloat16",
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

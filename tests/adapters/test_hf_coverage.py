@@ -11,11 +11,17 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import hf_coverage  # noqa: E402
+
 from paredown.device.device import Device, Level  # noqa: E402
 
 TOY = Device(
-    name="toy", title="toy", threads=1, how="nominal", peak_macs_s={"float32": 1e11},
-    elementwise_s=1e10, overhead_s={},
+    name="toy",
+    title="toy",
+    threads=1,
+    how="nominal",
+    peak_macs_s={"float32": 1e11},
+    elementwise_s=1e10,
+    overhead_s={},
     levels=(Level(name="memory", capacity_bytes=1 << 40, read_bytes_s=1e10),),
 )
 
@@ -26,8 +32,18 @@ def test_the_committed_table_covers_what_is_promised():
     good = [n for n, r in rows.items() if hf_coverage._good(r)]
     assert len(good) == len(rows) >= 25
     families = {r["family"] for r in rows.values()}
-    assert {"image", "detection", "segmentation", "encoder", "decoder", "encoder-decoder", "audio",
-            "state space", "mixture of experts", "contrastive"} <= families
+    assert {
+        "image",
+        "detection",
+        "segmentation",
+        "encoder",
+        "decoder",
+        "encoder-decoder",
+        "audio",
+        "state space",
+        "mixture of experts",
+        "contrastive",
+    } <= families
     assert set(rows) == set(hf_coverage.networks())
 
 

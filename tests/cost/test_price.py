@@ -24,8 +24,11 @@ DEVICE = Device(
         Level(name="memory", capacity_bytes=1 << 40, read_bytes_s=1e8),
     ),
     overhead_s={"eager": 1e-6, "openvino": 0.0, "inductor": 0.0, "onnxruntime": 0.0},
-    efficiency={f"{b}/{k}": 0.5 for b in ("eager", "openvino", "inductor", "onnxruntime")
-                for k in ("conv", "linear", "matmul", "depthwise", "attention")},
+    efficiency={
+        f"{b}/{k}": 0.5
+        for b in ("eager", "openvino", "inductor", "onnxruntime")
+        for k in ("conv", "linear", "matmul", "depthwise", "attention")
+    },
 )
 
 
@@ -131,10 +134,14 @@ def test_simulated_int8_costs_more_in_eager_and_less_in_openvino():
     plain, quantized = graph(nn.Linear(512, 512, bias=False), x), graph(Int8Linear(512, 512), x)
     assert price(quantized, DEVICE).seconds > price(plain, DEVICE).seconds
     for backend in ("openvino", "onnxruntime"):
-        assert (price(quantized, DEVICE, backend=backend).seconds
-                < price(plain, DEVICE, backend=backend).seconds)
-    assert (price(quantized, DEVICE, backend="openvino").peak_bytes.known()
-            < price(quantized, DEVICE).peak_bytes.known())
+        assert (
+            price(quantized, DEVICE, backend=backend).seconds
+            < price(plain, DEVICE, backend=backend).seconds
+        )
+    assert (
+        price(quantized, DEVICE, backend="openvino").peak_bytes.known()
+        < price(quantized, DEVICE).peak_bytes.known()
+    )
 
 
 def test_packed_int4_counts_its_weights_and_reads_half_bytes():
@@ -194,11 +201,15 @@ def test_totals_say_how_they_are_known():
 
 
 def test_energy_by_hand_when_the_device_states_it():
-    powered = DEVICE.model_copy(update={
-        "energy_j_per_mac": {"float32": 1e-12},
-        "levels": (DEVICE.levels[0],
-                   DEVICE.levels[1].model_copy(update={"energy_j_per_byte": 1e-10})),
-    })
+    powered = DEVICE.model_copy(
+        update={
+            "energy_j_per_mac": {"float32": 1e-12},
+            "levels": (
+                DEVICE.levels[0],
+                DEVICE.levels[1].model_copy(update={"energy_j_per_byte": 1e-10}),
+            ),
+        }
+    )
     p = price(graph(nn.Linear(10, 10), torch.randn(1, 10)), powered)
     assert p.energy.value == pytest.approx(100 * 1e-12 + p.traffic.value * 1e-10)
     assert p.energy.how == "predicted"

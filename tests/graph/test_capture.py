@@ -1,6 +1,7 @@
 """Capture records what a real run does, allocates nothing, and says where a model went wrong."""
 
 import gc
+from pathlib import Path
 
 import capture_networks as networks
 import pytest
@@ -51,10 +52,13 @@ def test_nodes_name_their_module_and_the_users_line():
     assert attention.module == "0"
     file, line = attention.line.split(":")
     assert file == "capture_networks.py"
-    text = open(networks.__file__).read().splitlines()[int(line) - 1]
+    text = Path(networks.__file__).read_text().splitlines()[int(line) - 1]
     assert "scaled_dot_product_attention" in text
     assert {n.module for n in g.nodes if n.op == "aten::addmm"} == {
-        "0.qkv", "0.out", "1.qkv", "1.out"
+        "0.qkv",
+        "0.out",
+        "1.qkv",
+        "1.out",
     }
     assert g.modules["1.qkv"] == "Linear"
 
@@ -168,7 +172,9 @@ def test_a_branch_on_data_is_retried_with_real_weights():
 
 def test_a_branch_on_data_that_does_not_fit_names_the_line(monkeypatch):
     monkeypatch.setattr(capturing, "free_memory", lambda: 0)
-    with pytest.raises(CaptureError, match=r"branches on data at capture_networks.py:\d+: `if y.sum"):
+    with pytest.raises(
+        CaptureError, match=r"branches on data at capture_networks.py:\d+: `if y.sum"
+    ):
         capture(Workload(Branches(), (torch.randn(2, 4),)))
 
 

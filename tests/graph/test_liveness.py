@@ -24,8 +24,11 @@ def real_high_water(model, *inputs):
     finally:
         torch.set_num_threads(threads)
     assert out is not None  # alive to the end
-    events = [(e.start_ns(), e.nbytes()) for e in p.profiler.kineto_results.events()
-              if e.name() == "[memory]"]
+    events = [
+        (e.start_ns(), e.nbytes())
+        for e in p.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ]
     live = peak = 0
     for _, nbytes in sorted(events, key=lambda e: e[0]):
         live += nbytes
@@ -35,9 +38,17 @@ def real_high_water(model, *inputs):
 
 def cnn():
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3, groups=32),
-        nn.Conv2d(32, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 32, 3, groups=32),
+        nn.Conv2d(32, 64, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
     )
 
 
@@ -52,7 +63,10 @@ class Skip(nn.Module):
 
 NETS = {
     "cnn": (cnn, (4, 3, 32, 32)),
-    "small cnn, one image": (lambda: nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU()), (1, 16, 16, 16)),
+    "small cnn, one image": (
+        lambda: nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU()),
+        (1, 16, 16, 16),
+    ),
     "residual": (lambda: nn.Sequential(nn.Conv2d(3, 16, 1), Skip(), Skip()), (2, 3, 40, 40)),
     "odd channels": (lambda: nn.Sequential(nn.Conv2d(20, 24, 3), nn.GELU()), (4, 20, 17, 19)),
     "mlp": (lambda: nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)), (32, 64)),

@@ -40,7 +40,7 @@ def r(*shape):
     return torch.randn(shape)
 
 
-# -- the table of /work/shared/anchors/toolkits.md, section 0.2: FLOPs torch's own counter misses ----
+# -- the table of /work/shared/anchors/toolkits.md, section 0.2: FLOPs torch's own counter misses -
 
 
 def sparse_weight():
@@ -50,10 +50,18 @@ def sparse_weight():
 
 
 COUNTER_MISSES = {
-    "attention": (lambda s, q: F.scaled_dot_product_attention(q, q, q), (r(1, 12, 64, 64),), {},
-                  12_582_912),
-    "encoder layer": (nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), (r(2, 16, 64),), {},
-                      2_228_224),
+    "attention": (
+        lambda s, q: F.scaled_dot_product_attention(q, q, q),
+        (r(1, 12, 64, 64),),
+        {},
+        12_582_912,
+    ),
+    "encoder layer": (
+        nn.TransformerEncoderLayer(64, 4, 128, batch_first=True),
+        (r(2, 16, 64),),
+        {},
+        2_228_224,
+    ),
     "linear": (nn.Linear(256, 256), (r(8, 256),), {}, 1_048_576),
     "_int_mm": (
         lambda s, a, b: torch._int_mm(a, b),
@@ -62,8 +70,12 @@ COUNTER_MISSES = {
         1_048_576,
     ),
     "lstm": (nn.LSTM(64, 64, batch_first=True), (r(2, 10, 64),), {}, 1_310_720),
-    "sparse mm": (lambda s, x: torch.sparse.mm(s.w, x), (r(64, 16),), {"w": sparse_weight()},
-                  2 * 32 * 8 * 16),
+    "sparse mm": (
+        lambda s, x: torch.sparse.mm(s.w, x),
+        (r(64, 16),),
+        {"w": sparse_weight()},
+        2 * 32 * 8 * 16,
+    ),
 }
 
 
@@ -81,7 +93,7 @@ def test_dynamic_int8_linear_is_not_free():
     assert 2 * graph(q, r(8, 256)).macs == 1_048_576
 
 
-# -- convolutions -----------------------------------------------------------------------------------
+# -- convolutions ---------------------------------------------------------------------------------
 
 CONVS = [
     (nn.Conv1d(4, 6, 5), (2, 4, 20), 2 * 6 * 16 * 4 * 5),
@@ -115,7 +127,7 @@ def test_both_gradients_of_an_inner_convolution():
     assert inner.macs == 2 * 5 * 36 * 4 * 9
 
 
-# -- products ---------------------------------------------------------------------------------------
+# -- products -------------------------------------------------------------------------------------
 
 PRODUCTS = [
     (lambda s, a, b: a @ b, [(3, 5), (5, 7)], 3 * 5 * 7),
@@ -125,8 +137,11 @@ PRODUCTS = [
     (lambda s, a, b: torch.dot(a, b), [(9,), (9,)], 9),
     (lambda s, a, b, c: torch.addmm(a, b, c), [(7,), (3, 5), (5, 7)], 3 * 5 * 7),
     (lambda s, a, b, c: torch.baddbmm(a, b, c), [(2, 3, 7), (2, 3, 5), (2, 5, 7)], 2 * 3 * 5 * 7),
-    (lambda s, a, b: torch.einsum("bhid,bhjd->bhij", a, b), [(2, 3, 4, 8), (2, 3, 5, 8)],
-     2 * 3 * 4 * 5 * 8),
+    (
+        lambda s, a, b: torch.einsum("bhid,bhjd->bhij", a, b),
+        [(2, 3, 4, 8), (2, 3, 5, 8)],
+        2 * 3 * 4 * 5 * 8,
+    ),
     (lambda s, a, b: torch.einsum("ij,jk->ik", a, b), [(3, 5), (5, 7)], 3 * 5 * 7),
     (lambda s, a, b: torch.outer(a, b), [(3,), (5,)], None),
     (lambda s, a, b: F.bilinear(a, b, s.w), [(4, 3), (4, 5)], None),
@@ -153,8 +168,9 @@ def test_grouped_products_need_no_routing():
 def test_weight_only_products():
     x = r(4, 64).bfloat16()
     w8 = torch.ones(32, 64, dtype=torch.int8)
-    g = graph(lambda s, x: torch._weight_int8pack_mm(x, s.w, s.s), x, w=w8,
-              s=torch.ones(32).bfloat16())
+    g = graph(
+        lambda s, x: torch._weight_int8pack_mm(x, s.w, s.s), x, w=w8, s=torch.ones(32).bfloat16()
+    )
     assert g.macs == 4 * 64 * 32
 
 
@@ -169,13 +185,15 @@ def test_a_sparse_factor_on_either_side():
     assert read == 256 * (4 + 16) + 64 * 5 * 4
 
 
-# -- attention --------------------------------------------------------------------------------------
+# -- attention ------------------------------------------------------------------------------------
 
 
 def test_attention_with_other_lengths_widths_and_masks():
     q, k, v = r(2, 4, 8, 16), r(2, 4, 10, 16), r(2, 4, 10, 16)
     expected = 2 * 4 * 8 * 10 * (16 + 16)
-    assert graph(lambda s, q, k, v: F.scaled_dot_product_attention(q, k, v), q, k, v).macs == expected
+    assert (
+        graph(lambda s, q, k, v: F.scaled_dot_product_attention(q, k, v), q, k, v).macs == expected
+    )
     mask = torch.zeros(8, 10)
     masked = graph(lambda s, q, k, v: F.scaled_dot_product_attention(q, k, v, s.m), q, k, v, m=mask)
     assert masked.macs == expected
@@ -204,7 +222,7 @@ def test_fused_encoder_layer_by_parts():
     assert fused.macs == sum(n.macs for n in parts.nodes if n.phase == "forward")
 
 
-# -- recurrent --------------------------------------------------------------------------------------
+# -- recurrent ------------------------------------------------------------------------------------
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 
@@ -227,12 +245,13 @@ def test_whole_recurrent_operators_agree_with_their_steps(cls):
     assert g.macs == 5 * 3 * GATES[cls] * 32 * (16 + 32 + 32 + 32)
 
 
-# -- elementwise, norms, softmax, pooling -----------------------------------------------------------
+# -- elementwise, norms, softmax, pooling ---------------------------------------------------------
 
 
 def test_norms_and_activations_are_not_multiply_accumulates():
-    net = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.GroupNorm(2, 4), nn.GELU(), nn.LayerNorm(6),
-                        nn.Softmax(-1))
+    net = nn.Sequential(
+        nn.BatchNorm2d(4), nn.ReLU(), nn.GroupNorm(2, 4), nn.GELU(), nn.LayerNorm(6), nn.Softmax(-1)
+    )
     g = graph(net, r(2, 4, 6, 6))
     assert g.macs == 0
     n = 2 * 4 * 6 * 6
@@ -284,8 +303,11 @@ def test_sorting():
 def test_resampling():
     g = graph(lambda s, x: F.interpolate(x, scale_factor=2, mode="bilinear"), r(1, 2, 4, 4))
     assert node(g, "upsample").work == {"elementwise": 7 * 2 * 64}
-    g = graph(lambda s, x: F.grid_sample(x, s.g, align_corners=False), r(1, 2, 4, 4),
-              g=torch.zeros(1, 5, 5, 2))
+    g = graph(
+        lambda s, x: F.grid_sample(x, s.g, align_corners=False),
+        r(1, 2, 4, 4),
+        g=torch.zeros(1, 5, 5, 2),
+    )
     assert node(g, "grid_sampler").work == {"elementwise": 2 * 25 * 8 + 12 * 50}
 
 
@@ -303,7 +325,7 @@ def test_scans_cost_their_length():
     assert g.nodes[0].work == {"elementwise": 3 * 64}
 
 
-# -- quantized and our own --------------------------------------------------------------------------
+# -- quantized and our own ------------------------------------------------------------------------
 
 
 def test_our_operators_have_rules_fakes_and_work():
@@ -320,8 +342,11 @@ def test_our_operators_have_rules_fakes_and_work():
     assert [n.work["elementwise"] for n in g.work_nodes()] == [4 * 32, 2 * 32, 6 * 32, 2 * 32]
     packed = torch.zeros(16, 4, dtype=torch.uint8)
     g = graph(
-        lambda s, x: x @ ops.dequantize_groups(s.q, s.s, s.z, 4, 8, torch.float32).t(), r(2, 8),
-        q=packed, s=torch.ones(16, 2), z=torch.zeros(16, 2, dtype=torch.int32),
+        lambda s, x: x @ ops.dequantize_groups(s.q, s.s, s.z, 4, 8, torch.float32).t(),
+        r(2, 8),
+        q=packed,
+        s=torch.ones(16, 2),
+        z=torch.zeros(16, 2, dtype=torch.int32),
     )
     assert g.macs == 2 * 8 * 16
     assert node(g, "dequantize_groups").work == {"elementwise": 4 * 16 * 8}
@@ -337,7 +362,7 @@ def test_every_registered_operator_of_ours_has_a_rule():
     assert not [n for n in names if rules.kind(n) == "unknown"]
 
 
-# -- the tables themselves --------------------------------------------------------------------------
+# -- the tables themselves ------------------------------------------------------------------------
 
 
 def test_an_unknown_operator_is_unpriced_and_never_zero():
@@ -374,7 +399,7 @@ def test_in_place_and_foreach_forms_follow_from_the_plain_one():
     assert rules.kind("aten::nonsense") == "unknown"
 
 
-# -- published counts -------------------------------------------------------------------------------
+# -- published counts -----------------------------------------------------------------------------
 
 
 class Inverted(nn.Module):
@@ -383,11 +408,18 @@ class Inverted(nn.Module):
     def __init__(self, cin, cout, stride, expand):
         super().__init__()
         hidden = cin * expand
-        layers = [] if expand == 1 else [nn.Conv2d(cin, hidden, 1, bias=False),
-                                         nn.BatchNorm2d(hidden), nn.ReLU6()]
-        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
-                   nn.BatchNorm2d(hidden), nn.ReLU6(),
-                   nn.Conv2d(hidden, cout, 1, bias=False), nn.BatchNorm2d(cout)]
+        layers = (
+            []
+            if expand == 1
+            else [nn.Conv2d(cin, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()]
+        )
+        layers += [
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, cout, 1, bias=False),
+            nn.BatchNorm2d(cout),
+        ]
         self.body = nn.Sequential(*layers)
         self.skip = stride == 1 and cin == cout
 
@@ -396,16 +428,29 @@ class Inverted(nn.Module):
 
 
 def mobilenet_v2():
-    plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
-            (6, 160, 3, 2), (6, 320, 1, 1)]
+    plan = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]
     layers = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
     cin = 32
     for expand, cout, count, stride in plan:
         for i in range(count):
             layers.append(Inverted(cin, cout, stride if i == 0 else 1, expand))
             cin = cout
-    layers += [nn.Conv2d(cin, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(),
-               nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000)]
+    layers += [
+        nn.Conv2d(cin, 1280, 1, bias=False),
+        nn.BatchNorm2d(1280),
+        nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(1280, 1000),
+    ]
     return nn.Sequential(*layers)
 
 

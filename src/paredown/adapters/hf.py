@@ -130,9 +130,9 @@ def load(folder: Path, config: Any) -> nn.Module:
         pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
         if pickled:
             raise TargetError(
-                f"{folder} holds pickled weights only ({pickled[0]}), which can run code when read: "
-                "where you trust them, convert with AutoModel.from_pretrained(F).save_pretrained(F), "
-                "which writes model.safetensors"
+                f"{folder} holds pickled weights only ({pickled[0]}), which can run code when "
+                "read: where you trust them, convert with "
+                "AutoModel.from_pretrained(F).save_pretrained(F), which writes model.safetensors"
             )
         raise TargetError(f"{folder} holds no *.safetensors: pass --random-weights to go without")
     cls = model_class(config)

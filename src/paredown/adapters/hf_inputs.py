@@ -1,4 +1,6 @@
-"""Example inputs for a Hugging Face model, from its configuration and the signature of its forward."""
+"""Example inputs for a Hugging Face model, from its configuration and the signature of
+its forward.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ def example_inputs(
     """Keyword inputs of one forward call, zeros and small random numbers on the CPU.
 
     Shapes: ``pixel_values (batch, channels, height, width)``, ``input_ids (batch, length)``,
-    ``input_values (batch, samples)``, ``input_features (batch, mel, frames)``. Raises ``TargetError``
-    for a model whose main input has no known form.
+    ``input_values (batch, samples)``, ``input_features (batch, mel, frames)``. Raises
+    ``TargetError`` for a model whose main input has no known form.
     """
     config: Any = model.config
     accepted = set(inspect.signature(model.forward).parameters)
@@ -55,8 +57,8 @@ def example_inputs(
     for name in dict.fromkeys(wanted):
         if name not in _MAKERS:
             raise TargetError(
-                f"no example input is known for {type(model).__name__} ({name}): write a file with a "
-                "Workload and pass that"
+                f"no example input is known for {type(model).__name__} ({name}): write a file with "
+                "a Workload and pass that"
             )
         made[name] = _MAKERS[name](config, folder, batch, length)
     if "input_ids" in made and "attention_mask" in accepted:
@@ -78,8 +80,13 @@ def _decodes(config: Any) -> bool:
 
 def _first(config: Any, *names: str) -> Any:
     """The first of several settings that a configuration, or its vision or text part, states."""
-    parts = (config, *(getattr(config, n, None) for n in ("vision_config", "text_config", "encoder",
-                                                          "backbone_config", "audio_config")))
+    parts = (
+        config,
+        *(
+            getattr(config, n, None)
+            for n in ("vision_config", "text_config", "encoder", "backbone_config", "audio_config")
+        ),
+    )
     for part in parts:
         for name in names:
             value = getattr(part, name, None) if part is not None else None
@@ -89,8 +96,9 @@ def _first(config: Any, *names: str) -> Any:
 
 
 def _ids(config: Any, folder: Path | None, batch: int, length: int | None) -> torch.Tensor:
-    longest = _first(config, "max_position_embeddings", "n_positions", "max_target_positions",
-                     "context_length")
+    longest = _first(
+        config, "max_position_embeddings", "n_positions", "max_target_positions", "context_length"
+    )
     text = getattr(config, "text_config", None)
     if text is not None and getattr(text, "max_position_embeddings", None):
         longest = text.max_position_embeddings

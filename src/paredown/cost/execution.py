@@ -24,7 +24,9 @@ WEIGHTS = frozenset({"parameter", "buffer", "constant"})
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One node as executed: dtype of its arithmetic, bytes moved, whether it is a call of its own."""
+    """One node as executed: dtype of its arithmetic, bytes moved, whether it is a call of
+    its own.
+    """
 
     node: Node
     kind: str
@@ -127,8 +129,9 @@ def kind_of(node: Node, graph: Graph) -> str:
     kind = rules.kind(node.op)
     if kind == "conv" and len(node.inputs) > 1:
         shapes = [graph.tensors[t].shape for t in node.inputs]
-        weight = next((s for s in reversed(shapes[: 4 if "backward" in node.op else 2])
-                       if len(s) > 2), ())
+        weight = next(
+            (s for s in reversed(shapes[: 4 if "backward" in node.op else 2]) if len(s) > 2), ()
+        )
         if len(weight) > 2 and weight[1] == 1 and weight[0] > 1 and shapes[0][1:2] != (1,):
             return "depthwise"
     return kind
@@ -155,5 +158,3 @@ def _size(graph: Graph, tensor: int) -> int:
 def _is_weight(graph: Graph, tensor: int) -> bool:
     """Whether a tensor is a weight or a view of one: its storage was there before the run."""
     return graph.storages[graph.tensors[tensor].storage].kind in WEIGHTS
-
-

@@ -1,10 +1,10 @@
 """The price of a graph on a device: per-operator time by a roofline with overheads, and totals.
 
 Time of an operator = max(arithmetic, data movement) + call overhead. Arithmetic runs at the peak of
-its dtype times an efficiency by kind; activations move at the bandwidth of the smallest memory level
-that holds them, weights at that of the level that holds all weights, since a run passes over all of
-them. Waterline and efficiency gap follow convfirst (On the Efficiency of Convolutional Neural
-Networks, 2024, sections 3 and 4).
+its dtype times an efficiency by kind; activations move at the bandwidth of the smallest memory
+level that holds them, weights at that of the level that holds all weights, since a run passes over
+all of them. Waterline and efficiency gap follow convfirst (On the Efficiency of Convolutional
+Neural Networks, 2024, sections 3 and 4).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Bound = Literal["compute", "memory", "overhead", "unknown"]
 class Cost:
     """One operator's predicted time in seconds, and its parts.
 
-    ``ideal_s`` is multiply-accumulates over the peak (t* of convfirst); ``floor_s`` also honours the
-    bandwidth of the last memory level.
+    ``ideal_s`` is multiply-accumulates over the peak (t* of convfirst); ``floor_s`` also honours
+    the bandwidth of the last memory level.
     """
 
     run: Run
@@ -127,14 +127,21 @@ class Priced:
     @property
     def macs(self) -> Figure:
         """Multiply-accumulates of one run, counted; a reason names operators left out."""
-        return Figure(value=float(self.graph.macs), unit="MAC", how="counted",
-                      reason=self._incomplete("not counted"))
+        return Figure(
+            value=float(self.graph.macs),
+            unit="MAC",
+            how="counted",
+            reason=self._incomplete("not counted"),
+        )
 
     @property
     def params(self) -> Figure:
-        """Parameters, tied ones once; a weight packed two to a byte counts as the weights it holds."""
+        """Parameters, tied ones once; a weight packed two to a byte counts as the weights it
+        holds.
+        """
         packed = sum(
-            prod(self.graph.tensors[n.outputs[0]].shape) - prod(self.graph.tensors[n.inputs[0]].shape)
+            prod(self.graph.tensors[n.outputs[0]].shape)
+            - prod(self.graph.tensors[n.inputs[0]].shape)
             for n in self._unpacking().values()
         )
         return figure.counted(self.graph.params + packed, "parameters")
@@ -161,14 +168,17 @@ class Priced:
         An operator's activations spill when they exceed the last cache. Without caches all do.
         """
         cache = self.device.levels[-2].capacity_bytes if len(self.device.levels) > 1 else 0
-        spilled = sum(c.run.read + c.run.written for c in self.costs
-                      if c.run.read + c.run.written > cache)
+        spilled = sum(
+            c.run.read + c.run.written for c in self.costs if c.run.read + c.run.written > cache
+        )
         outputs = {self.graph.tensors[t].storage for t in self.graph.outputs}
         out = sum(self.graph.storages[s].nbytes for s in outputs)
         weights = sum(c.run.weight_bytes for c in self.costs)
         once = sum(s.nbytes for s in self.graph.storages.values() if s.kind == "input")
         total = weights + spilled + (once + out if cache else 0)
-        return figure.predicted(float(total), "B", reason="intermediates that fit the last cache stay")
+        return figure.predicted(
+            float(total), "B", reason="intermediates that fit the last cache stay"
+        )
 
     @property
     def energy(self) -> Figure:
@@ -185,7 +195,9 @@ class Priced:
             near = level_for(self.device, c.run.read + c.run.written)
             if near is not self.device.memory and near.energy_j_per_byte is not None:
                 joules += near.energy_j_per_byte * (c.run.read + c.run.written)
-        return figure.predicted(joules, "J", reason="energy per MAC and byte; idle and control left out")
+        return figure.predicted(
+            joules, "J", reason="energy per MAC and byte; idle and control left out"
+        )
 
     def operators(self, measured: dict[int, float] | None = None) -> list[OperatorRow]:
         """One row per operator; ``measured`` maps node indices to self times in seconds."""
@@ -202,9 +214,9 @@ class Priced:
     def waterline(self) -> dict[str, float]:
         """Waterline and efficiency of the whole run (convfirst).
 
-        ``intensity``: MAC per byte where arithmetic and the last memory level balance, for the dtype
-        that does most work. ``e_max`` = sum(t*) / sum(max(t*, bytes / bandwidth)); ``e_predicted`` =
-        sum(t*) / latency; ``ideal_s`` = sum(t*); ``gap_s`` = latency - sum(t*).
+        ``intensity``: MAC per byte where arithmetic and the last memory level balance, for the
+        dtype that does most work. ``e_max`` = sum(t*) / sum(max(t*, bytes / bandwidth));
+        ``e_predicted`` = sum(t*) / latency; ``ideal_s`` = sum(t*); ``gap_s`` = latency - sum(t*).
         """
         ideal = sum(c.ideal_s for c in self.costs)
         floor = sum(c.floor_s for c in self.costs)

@@ -76,5 +76,3 @@ def _waterline(priced: Priced, measured: Measured) -> dict[str, float]:
     if measured.latency is not None:
         line["e_measured"] = line["ideal_s"] / measured.latency.known()
     return line
-
-

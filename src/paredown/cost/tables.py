@@ -1,8 +1,9 @@
 """Defaults of the cost model, used where a device file or calibration says nothing.
 
 Efficiencies are the share of the peak that a kind of operator typically reaches on two to sixteen
-CPU cores at batch 1; a calibrated device overrides each through ``efficiency["backend/kind/dtype"]``
-or ``["backend/kind"]``. They order candidates; they are never reported as measured.
+CPU cores at batch 1; a calibrated device overrides each through
+``efficiency["backend/kind/dtype"]`` or ``["backend/kind"]``. They order candidates; they are never
+reported as measured.
 """
 
 from __future__ import annotations
@@ -56,8 +57,14 @@ _WIDER = {
     "int8": ("float32",),
     "float64": ("float32",),
 }
-_SAME = {"uint8": "int8", "qint8": "int8", "quint8": "int8", "float": "float32",
-         "complex64": "float32", "complex128": "float64"}
+_SAME = {
+    "uint8": "int8",
+    "qint8": "int8",
+    "quint8": "int8",
+    "float": "float32",
+    "complex64": "float32",
+    "complex128": "float64",
+}
 
 
 def executed_dtype(dtype: str) -> str:

@@ -27,10 +27,14 @@ def _row(priced: Priced, c: Cost, seconds: float | None) -> OperatorRow:
     moved = c.run.weight_bytes + c.run.read + c.run.written
     known = node.priced
     reason = node.why or "unpriced"
-    taken = (figure.measured(seconds, "s") if seconds is not None
-             else figure.unavailable("s", "not measured"))
-    predicted: Figure = (figure.predicted(c.seconds, "s") if known
-                         else figure.unavailable("s", reason))
+    taken = (
+        figure.measured(seconds, "s")
+        if seconds is not None
+        else figure.unavailable("s", "not measured")
+    )
+    predicted: Figure = (
+        figure.predicted(c.seconds, "s") if known else figure.unavailable("s", reason)
+    )
     shown = seconds if seconds is not None else c.seconds
     return OperatorRow(
         index=node.index,

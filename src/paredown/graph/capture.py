@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +43,7 @@ def fake_workload(workload: Workload) -> Workload:
 
 
 @contextlib.contextmanager
-def fake(workload: Workload) -> Iterator[None]:
+def fake(workload: Workload) -> Generator[None]:
     """Enter the fake mode that a fake workload lives in: tensors made inside are fake too."""
     mode = _mode_of(workload)
     if mode is None:
@@ -56,17 +56,23 @@ def capture(workload: Workload, *, train: bool = False, already_fake: bool = Fal
     """Record the operator graph of one run; ``Graph.source`` is the fake workload it ran.
 
     ``train`` (or a ``train_step`` workload) adds the backward pass and an optimizer step.
-    ``already_fake`` says that the workload came from ``fake_workload`` (perhaps edited since): it is
-    used as it is. A model that branches on data is run again with real weights when they fit in free
-    memory. Raises ``CaptureError`` naming the user's line when the model raises, or branches on data
-    and does not fit.
+    ``already_fake`` says that the workload came from ``fake_workload`` (perhaps edited since): it
+    is used as it is. A model that branches on data is run again with real weights when they fit in
+    free memory. Raises ``CaptureError`` naming the user's line when the model raises, or branches
+    on data and does not fit.
     """
     if workload.run not in ("forward", "train_step"):
         raise CaptureError(
-            f"{workload.name}: capture of run={workload.run!r} is not supported; profile one forward "
-            "step of it with run='forward'"
+            f"{workload.name}: capture of run={workload.run!r} is not supported; profile one "
+            "forward step of it with run='forward'"
         )
     train = train or workload.run == "train_step"
+    own = getattr(workload.model, "own_graph", None)
+    if own is not None:
+        # An ONNX file has operators of its own and no torch module to record.
+        if train:
+            raise CaptureError(f"{workload.name} is an ONNX file: it cannot be trained")
+        return own(workload.inputs)
     source = workload if already_fake and not _real_left(workload) else fake_workload(workload)
     mode = _mode_of(source) or FakeTensorMode(allow_non_fake_inputs=True)
     try:
@@ -94,7 +100,7 @@ def _record(source: Workload, train: bool) -> Graph:
 
 
 @contextlib.contextmanager
-def _training_flags(source: Workload, train: bool) -> Iterator[None]:
+def _training_flags(source: Workload, train: bool) -> Generator[None]:
     """All modules in training or evaluation mode, put back afterwards."""
     flags = {m: m.training for m in source.model.modules()}
     source.model.train(train)

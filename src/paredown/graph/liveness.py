@@ -54,9 +54,7 @@ def liveness(
         timeline.append((i, live + inside))
     peak_index, high_water = max(timeline, key=lambda p: p[1], default=(0, 0))
     there = [
-        s
-        for s in made
-        if s.created <= peak_index and (s.freed is None or s.freed >= peak_index)
+        s for s in made if s.created <= peak_index and (s.freed is None or s.freed >= peak_index)
     ]
     before = [s for s in graph.storages.values() if s.created < 0]
     return Liveness(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 from unittest import mock
 
@@ -19,7 +19,7 @@ from paredown.graph.tensors import KNOWN
 
 
 @contextlib.contextmanager
-def as_on_the_device() -> Iterator[None]:
+def as_on_the_device() -> Generator[None]:
     """Make a fake run take the branches of a real one.
 
     Values known to fake tensors (integer inputs) are carried through operators up to ``KNOWN``

@@ -1,5 +1,8 @@
 """The recorder: a dispatch mode that notes operators, modules, lines and storage lifetimes."""
 
+# Capture lives below torch's public surface: dispatch modes, storages, autograd nodes.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import os
@@ -194,15 +197,18 @@ class Recorder(TorchDispatchMode):
 
     def _module(self) -> str:
         if self.phase == "backward":
-            current = torch._C._current_autograd_node()
+            current: Any = torch._C._current_autograd_node()
             if current is not None:
                 return str(current.metadata.get(_MARK, ""))
         return self._stack[-1] if self._stack else ""
 
     def _written(self, func: Any, args: tuple[Any, ...], index: int) -> list[int]:
         """What an operator that returns nothing wrote into (``_foreach_add_``)."""
-        written = [a for a, s in zip(args, func._schema.arguments, strict=False)
-                   if s.alias_info is not None and s.alias_info.is_write]
+        written = [
+            a
+            for a, s in zip(args, func._schema.arguments, strict=False)
+            if s.alias_info is not None and s.alias_info.is_write
+        ]
         return [self._add(t, "intermediate", None, created=index) for _, t in walk(written)]
 
     def _note(self, value: Any, inputs: list[int]) -> Any:
@@ -341,8 +347,10 @@ def _nbytes(t: torch.Tensor) -> int:
 
 
 def _mark(obj: Any, path: str) -> None:
-    """Write a module path on the autograd nodes behind the tensors of ``obj`` that have none yet."""
-    todo = [t.grad_fn for _, t in walk(obj) if t.grad_fn is not None]
+    """Write a module path on the autograd nodes behind the tensors of ``obj`` that have
+    none yet.
+    """
+    todo: list[Any] = [t.grad_fn for _, t in walk(obj) if t.grad_fn is not None]
     while todo:
         node = todo.pop()
         if node is None or _MARK in node.metadata:

@@ -1,7 +1,7 @@
 """What eager CPU kernels allocate and free inside one call, beside their outputs.
 
-The forms were read off torch 2.13's allocator events: oneDNN convolutions copy contiguous tensors to
-a layout blocked by 16 channels and back, im2col builds its columns, attention keeps one block of
+The forms were read off torch 2.13's allocator events: oneDNN convolutions copy contiguous tensors
+to a layout blocked by 16 channels and back, im2col builds its columns, attention keeps one block of
 scores per thread, the fused encoder layer its projections, a recurrent layer repacked weights and
 gates. Channels-last convolutions copy weights alone, which is not told apart here: an upper bound.
 """
@@ -66,15 +66,16 @@ def convolution(c: Call, threads: int) -> int:
 def _by_onednn(
     x: Tensor, w: Tensor, strides: list[int], dilations: list[int], groups: int, threads: int
 ) -> bool:
-    """torch's choice for float convolutions: oneDNN unless the problem is small."""
+    """Torch's choice for float convolutions: oneDNN unless the problem is small."""
     taps = w.shape[2:]
     shaped = (
-        any(s != 1 for s in strides) or any(d != 1 for d in dilations) or x.shape[0] >= 16
-        or any(t != 1 for t in taps) or threads > 1
+        any(s != 1 for s in strides)
+        or any(d != 1 for d in dilations)
+        or x.shape[0] >= 16
+        or any(t != 1 for t in taps)
+        or threads > 1
     )
-    large = (
-        groups > 1 or all(t > 3 for t in taps[-2:]) or x.shape[0] > 1 or numel(x) > 20480
-    )
+    large = groups > 1 or all(t > 3 for t in taps[-2:]) or x.shape[0] > 1 or numel(x) > 20480
     return x.dtype != "float32" or len(taps) != 2 or (shaped and large)
 
 

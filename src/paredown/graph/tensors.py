@@ -1,4 +1,9 @@
-"""Finding tensors in arbitrary Python objects, and the fake copies of them that a capture runs on."""
+"""Finding tensors in arbitrary Python objects, and the fake copies of them that a
+capture runs on.
+"""
+
+# Capture lives below torch's public surface: dispatch modes, storages, autograd nodes.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -13,15 +18,19 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from paredown.graph.graph import Kind
+
 DEEPEST = 8
 """How far `walk` looks into nested objects: caches, outputs and configs are shallower than this."""
 
 KNOWN = 1 << 20
-"""Integer inputs and filled tensors up to this many elements keep their values under fake tensors, so
-that code that looks at a mask or a position takes the branch it really takes."""
+"""Integer inputs and filled tensors up to this many elements keep their values under fake tensors,
+so that code that looks at a mask or a position takes the branch it really takes.
+"""
 
 STORED = "paredown_stored_values"
-"""Attribute under which a fake sparse tensor, which torch gives no values, keeps how many it has."""
+"""Attribute under which a fake sparse tensor, which torch gives no values, keeps how many it has.
+"""
 
 
 def walk(obj: Any, path: str = "", _depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
@@ -50,7 +59,7 @@ def _children(obj: Any) -> Iterator[tuple[Any, Any]]:
         yield from vars(obj).items()
 
 
-def held(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+def held(model: nn.Module) -> Iterator[tuple[Kind, str, torch.Tensor]]:
     """Every tensor that a model holds as ``(kind, qualified name, tensor)``.
 
     Parameters and buffers first; then tensors kept as plain attributes, with kind ``constant``.
@@ -93,13 +102,18 @@ class Faker:
         storage = t.untyped_storage()
         self._kept.append(t)  # its address must not be reused while `_bases` is keyed by it
         with self.mode, torch.no_grad():
-            if storage.nbytes() == t.numel() * t.element_size() and storage._cdata not in self._bases:
+            if (
+                storage.nbytes() == t.numel() * t.element_size()
+                and storage._cdata not in self._bases
+            ):
                 fake = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu")
                 self._bases[storage._cdata] = fake
                 return fake
             base = self._bases.get(storage._cdata)
             if base is None:
-                base = torch.empty(storage.nbytes() // t.element_size(), dtype=t.dtype, device="cpu")
+                base = torch.empty(
+                    storage.nbytes() // t.element_size(), dtype=t.dtype, device="cpu"
+                )
                 self._bases[storage._cdata] = base
             return base.as_strided(t.shape, t.stride(), t.storage_offset())
 
@@ -129,7 +143,9 @@ def replace_tensors(obj: Any, new: Callable[[Any], Any], tensors: list[torch.Ten
 
 
 def held_packed(model: nn.Module) -> Iterator[tuple[str, torch.ScriptObject]]:
-    """Packed parameters of torch's quantized modules, with the path of the module that holds them."""
+    """Packed parameters of torch's quantized modules, with the path of the module that
+    holds them.
+    """
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, torch.ScriptObject):
@@ -137,10 +153,17 @@ def held_packed(model: nn.Module) -> Iterator[tuple[str, torch.ScriptObject]]:
 
 
 def packed_weight(packed: torch.ScriptObject) -> torch.Tensor | None:
-    """The weight inside a packed linear or convolution, None for objects that hold no single one."""
+    """The weight inside a packed linear or convolution, None for objects that hold no
+    single one.
+    """
     quantized = torch.ops.quantized
-    ways = (quantized.linear_unpack, quantized.linear_unpack_fp16, quantized.conv2d_unpack,
-            quantized.conv1d_unpack, quantized.conv3d_unpack)
+    ways = (
+        quantized.linear_unpack,
+        quantized.linear_unpack_fp16,
+        quantized.conv2d_unpack,
+        quantized.conv1d_unpack,
+        quantized.conv3d_unpack,
+    )
     with _disable_current_modes():
         for unpack in ways:
             # The class of a packed object is not told; each unpacker refuses the others' objects.

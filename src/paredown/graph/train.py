@@ -1,10 +1,13 @@
-"""One training step for capture: forward, backward, and an AdamW update with its states in place."""
+"""One training step for capture: forward, backward, and an AdamW update with its
+states in place.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from paredown.errors import CaptureError
 from paredown.graph.record import Recorder
@@ -18,7 +21,8 @@ def training_step(workload: Workload, recorder: Recorder) -> tuple[Any, str]:
     """Record one step; returns the outputs and a note on loss and optimizer.
 
     The loss is the workload's own where it has training data, else the sum of the means of all
-    floating-point outputs. Optimizer states exist before the step, as they do from the second one on.
+    floating-point outputs. Optimizer states exist before the step, as they do from the second one
+    on.
     """
     trained = [p for p in workload.model.parameters() if p.requires_grad]
     if not trained:
@@ -55,7 +59,8 @@ def _batch(workload: Workload) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], 
     if data is None or data.loss is None:
         return (workload.inputs, workload.kwargs), None
     inputs, target = next(iter(data.batches()))
-    mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    held_by = (p.fake_mode for p in workload.model.parameters() if isinstance(p, FakeTensor))
+    mode = next(held_by, None)
     if mode is not None:
         both = (inputs, target)
         inputs, target = replace_tensors(both, Faker(mode), [t for _, t in walk(both)])

@@ -93,8 +93,12 @@ def _price(node: Node, graph: Graph) -> None:
         _unpriced(node, f"{node.op} was called in a form its rule does not know: {e}")
         return
     node.priced, node.why, node.macs = True, None, work.macs
-    counts = (("macs", work.macs), ("elementwise", work.elementwise),
-              ("transcendental", work.transcendental), ("compare", work.compare))
+    counts = (
+        ("macs", work.macs),
+        ("elementwise", work.elementwise),
+        ("transcendental", work.transcendental),
+        ("compare", work.compare),
+    )
     node.work = {k: v for k, v in counts if v}
     if work.read is not None:
         node.bytes_read = work.read

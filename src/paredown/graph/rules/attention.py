@@ -15,7 +15,8 @@ from paredown.graph.rules.call import Call, Rule, Unpriceable, Work, numel
 def _core(q: Tensor, k: Tensor, v: Tensor, *, tokens_at: int = -2) -> tuple[int, int]:
     """Products and scores of ``softmax(q k') v`` for shapes ``(batch, heads, tokens, head_dim)``.
 
-    ``tokens_at`` is -3 for ``(batch, tokens, heads, head_dim)``. Grouped queries count by query head.
+    ``tokens_at`` is -3 for ``(batch, tokens, heads, head_dim)``. Grouped queries count by query
+    head.
     """
     scores = prod(q.shape[:-1]) * k.shape[tokens_at]
     return scores * q.shape[-1] + scores * v.shape[-1], scores
@@ -63,9 +64,11 @@ def _heads_attention(tokens: int, keys: int, width: int, heads: int) -> tuple[in
 
 
 def encoder_layer(c: Call) -> Work:
-    """The fused post- or pre-norm encoder layer: four projections, attention, two linears, two norms.
+    """The fused post- or pre-norm encoder layer: four projections, attention, two linears, two
+    norms.
 
-    ``src`` is ``(batch, tokens, width)``; arguments 1 and 2 are width and heads, 13 the first linear.
+    ``src`` is ``(batch, tokens, width)``; arguments 1 and 2 are width and heads, 13 the first
+    linear.
     """
     src = c.need(0)
     width, heads = int(c.arg(1, "embed_dim")), int(c.arg(2, "num_heads"))
@@ -75,8 +78,9 @@ def encoder_layer(c: Call) -> Work:
     attention, scores = _heads_attention(tokens, src.shape[1], width, heads)
     linears = tokens * (4 * width * width + 2 * width * hidden)
     pointwise = 2 * 8 * numel(src) + 4 * scores + tokens * (4 * width + 2 * hidden + 3 * width)
-    return Work(macs=linears + attention, elementwise=pointwise,
-                transcendental=scores + tokens * hidden)
+    return Work(
+        macs=linears + attention, elementwise=pointwise, transcendental=scores + tokens * hidden
+    )
 
 
 def multi_head(c: Call) -> Work:
@@ -86,15 +90,21 @@ def multi_head(c: Call) -> Work:
     tokens, keys = numel(q) // width, numel(k) // width
     attention, scores = _heads_attention(tokens, k.shape[1], width, heads)
     projections = (2 * tokens + 2 * keys) * width * width
-    return Work(macs=projections + attention, elementwise=4 * scores + 4 * tokens * width,
-                transcendental=scores)
+    return Work(
+        macs=projections + attention,
+        elementwise=4 * scores + 4 * tokens * width,
+        transcendental=scores,
+    )
 
 
 # -- recurrent layers -----------------------------------------------------------------------------
 
 
 def _gates(rows: int, hidden: int, gates: int) -> dict[str, int]:
-    return {"elementwise": rows * hidden * (gates + 4), "transcendental": rows * hidden * (gates + 1)}
+    return {
+        "elementwise": rows * hidden * (gates + 4),
+        "transcendental": rows * hidden * (gates + 1),
+    }
 
 
 def _recurrent(gates: int) -> Rule:
@@ -119,8 +129,10 @@ def _weighed(x: Tensor, weights: list[Tensor], gates: int) -> Work:
         raise Unpriceable("no weight matrices among the arguments")
     rows = prod(x.shape[:-1])
     hidden = weights[0].shape[0] // gates
-    return Work(macs=rows * sum(numel(w) for w in weights),
-                **_gates(rows * max(len(weights) // 2, 1), hidden, gates))
+    return Work(
+        macs=rows * sum(numel(w) for w in weights),
+        **_gates(rows * max(len(weights) // 2, 1), hidden, gates),
+    )
 
 
 def mkldnn_layer(c: Call) -> Work:
@@ -142,8 +154,11 @@ def cudnn(c: Call) -> Work:
     x = c.need(0)
     weights = [t for t in c.tensors(1, "weight") if len(t.shape) == 2]
     rows = prod(x.shape[:-1])
-    return Work(macs=rows * sum(numel(w) for w in weights), elementwise=10 * numel(c.out),
-                transcendental=5 * numel(c.out))
+    return Work(
+        macs=rows * sum(numel(w) for w in weights),
+        elementwise=10 * numel(c.out),
+        transcendental=5 * numel(c.out),
+    )
 
 
 def cell_tail(c: Call) -> Work:
@@ -153,25 +168,29 @@ def cell_tail(c: Call) -> Work:
 
 ATTENTION: dict[str, Rule] = {
     **dict.fromkeys(
-        ("aten::scaled_dot_product_attention",
-         "aten::_scaled_dot_product_flash_attention_for_cpu",
-         "aten::_scaled_dot_product_flash_attention",
-         "aten::_scaled_dot_product_efficient_attention",
-         "aten::_scaled_dot_product_cudnn_attention",
-         "aten::_scaled_dot_product_attention_math",
-         "aten::_scaled_dot_product_attention_math_for_mps",
-         "aten::_scaled_dot_product_fused_attention_overrideable"),
+        (
+            "aten::scaled_dot_product_attention",
+            "aten::_scaled_dot_product_flash_attention_for_cpu",
+            "aten::_scaled_dot_product_flash_attention",
+            "aten::_scaled_dot_product_efficient_attention",
+            "aten::_scaled_dot_product_cudnn_attention",
+            "aten::_scaled_dot_product_attention_math",
+            "aten::_scaled_dot_product_attention_math_for_mps",
+            "aten::_scaled_dot_product_fused_attention_overrideable",
+        ),
         _forward(-2),
     ),
     "aten::_flash_attention_forward": _varlen,
     "aten::_efficient_attention_forward": _varlen,
     "aten::_cudnn_attention_forward": _varlen,
     **dict.fromkeys(
-        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward",
-         "aten::_scaled_dot_product_flash_attention_backward",
-         "aten::_scaled_dot_product_efficient_attention_backward",
-         "aten::_scaled_dot_product_cudnn_attention_backward",
-         "aten::_scaled_dot_product_fused_attention_overrideable_backward"),
+        (
+            "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+            "aten::_scaled_dot_product_flash_attention_backward",
+            "aten::_scaled_dot_product_efficient_attention_backward",
+            "aten::_scaled_dot_product_cudnn_attention_backward",
+            "aten::_scaled_dot_product_fused_attention_overrideable_backward",
+        ),
         _backward(-2),
     ),
     "aten::_flash_attention_backward": _backward(-3),

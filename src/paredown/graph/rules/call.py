@@ -81,7 +81,7 @@ class Call:
 
 
 class Unpriceable(Exception):
-    """This call does not have the form its rule knows; the node is reported as unpriced."""
+    """A call does not have the form its rule knows; the node is reported as unpriced."""
 
 
 Rule = Callable[[Call], Work]

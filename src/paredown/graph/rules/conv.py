@@ -11,7 +11,8 @@ from paredown.graph.rules.call import Call, Rule, Work, numel
 def conv_macs(x: Tensor, weight: Tensor, out: Tensor, transposed: bool) -> int:
     """Multiply-accumulates: ``out x (C_in / groups) x taps``; transposed, one per input and tap.
 
-    ``weight`` is ``(C_out, C_in / groups, *taps)``, or ``(C_in, C_out / groups, *taps)`` transposed.
+    ``weight`` is ``(C_out, C_in / groups, *taps)``, or ``(C_in, C_out / groups, *taps)``
+    transposed.
     """
     return numel(x if transposed else out) * prod(weight.shape[1:])
 
@@ -38,8 +39,9 @@ def backward(c: Call) -> Work:
     transposed = bool(c.arg(7, "transposed", False))
     mask = c.arg(10, "output_mask", [True, True, True])
     each = conv_macs(x, w, grad, transposed)
-    return Work(macs=each * (bool(mask[0]) + bool(mask[1])),
-                elementwise=numel(grad) if mask[2] else 0)
+    return Work(
+        macs=each * (bool(mask[0]) + bool(mask[1])), elementwise=numel(grad) if mask[2] else 0
+    )
 
 
 def deformable(c: Call) -> Work:
@@ -61,18 +63,37 @@ CONV: dict[str, Rule] = {
     "aten::convolution_overrideable": _conv(6),
     "aten::_convolution_mode": _conv(None),
     **dict.fromkeys(
-        ("aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::mkldnn_convolution",
-         "aten::cudnn_convolution", "aten::cudnn_convolution_relu", "aten::thnn_conv2d",
-         "aten::_slow_conv2d_forward", "aten::slow_conv3d", "aten::slow_conv_dilated2d",
-         "aten::slow_conv_dilated3d", "aten::_conv_depthwise2d", "aten::conv_depthwise3d",
-         "aten::cudnn_convolution_add_relu", "aten::_nnpack_spatial_convolution",
-         "mkldnn::_convolution_pointwise", "mkldnn::_convolution_pointwise_"),
+        (
+            "aten::conv1d",
+            "aten::conv2d",
+            "aten::conv3d",
+            "aten::mkldnn_convolution",
+            "aten::cudnn_convolution",
+            "aten::cudnn_convolution_relu",
+            "aten::thnn_conv2d",
+            "aten::_slow_conv2d_forward",
+            "aten::slow_conv3d",
+            "aten::slow_conv_dilated2d",
+            "aten::slow_conv_dilated3d",
+            "aten::_conv_depthwise2d",
+            "aten::conv_depthwise3d",
+            "aten::cudnn_convolution_add_relu",
+            "aten::_nnpack_spatial_convolution",
+            "mkldnn::_convolution_pointwise",
+            "mkldnn::_convolution_pointwise_",
+        ),
         _conv(None),
     ),
     **dict.fromkeys(
-        ("aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
-         "aten::slow_conv_transpose2d", "aten::slow_conv_transpose3d",
-         "aten::cudnn_convolution_transpose", "mkldnn::_convolution_transpose_pointwise"),
+        (
+            "aten::conv_transpose1d",
+            "aten::conv_transpose2d",
+            "aten::conv_transpose3d",
+            "aten::slow_conv_transpose2d",
+            "aten::slow_conv_transpose3d",
+            "aten::cudnn_convolution_transpose",
+            "mkldnn::_convolution_transpose_pointwise",
+        ),
         _always_transposed,
     ),
     "aten::convolution_backward": backward,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 from paredown.graph.graph import Ref, Tensor
@@ -13,7 +14,9 @@ def _sparse(c: Call) -> Tensor | None:
 
 
 def _product(first: int, bias: bool) -> Rule:
-    """``(..., m, k) @ (k, n)``: the left factor is argument ``first``, an added term is read too."""
+    """``(..., m, k) @ (k, n)``: the left factor is argument ``first``, an added term is
+    read too.
+    """
 
     def rule(c: Call) -> Work:
         a, out = c.need(first), c.out
@@ -74,8 +77,8 @@ def bilinear(c: Call) -> Work:
 def grouped_mm(c: Call) -> Work:
     """Expert products: every row (or column) belongs to one group, so the work needs no routing.
 
-    2-D x 3-D (rows grouped), 3-D x 2-D (columns grouped), 2-D x 2-D (the contraction is grouped) and
-    3-D x 3-D (an ordinary batch).
+    2-D x 3-D (rows grouped), 3-D x 2-D (columns grouped), 2-D x 2-D (the contraction is grouped)
+    and 3-D x 3-D (an ordinary batch).
     """
     a, b = c.need(0), c.need(1)
     if len(a.shape) == 2 and len(b.shape) == 2:
@@ -114,8 +117,11 @@ def einsum(c: Call) -> Work:
     if not isinstance(equation, str) or "." in equation:
         raise Unpriceable("einsum with an ellipsis")
     terms = equation.replace(" ", "").split("->")[0].split(",")
-    sizes = {i: d for term, t in zip(terms, factors, strict=True)
-             for i, d in zip(term, t.shape, strict=True)}
+    sizes = {
+        i: d
+        for term, t in zip(terms, factors, strict=True)
+        for i, d in zip(term, t.shape, strict=True)
+    }
     return Work(macs=prod(sizes.values()) * max(len(factors) - 1, 1))
 
 
@@ -149,7 +155,7 @@ def multi_dot(c: Call) -> Work:
     """A chain, left to right."""
     factors = c.tensors(0, "tensors")
     rows, macs = factors[0].shape[0], 0
-    for left, right in zip(factors, factors[1:], strict=False):
+    for left, right in pairwise(factors):
         macs += rows * left.shape[-1] * right.shape[-1]
     return Work(macs=macs)
 
@@ -181,8 +187,11 @@ def linear_backward(c: Call) -> Work:
     x, grad, w = c.need(0), c.need(1), c.need(2)
     mask = c.arg(3, "output_mask", [True, True, True])
     each = numel(grad) * w.shape[-1]
-    return Work(macs=each * (bool(mask[0]) + bool(mask[1])),
-                elementwise=numel(grad) if mask[2] else 0, read=x.nbytes + grad.nbytes + w.nbytes)
+    return Work(
+        macs=each * (bool(mask[0]) + bool(mask[1])),
+        elementwise=numel(grad) if mask[2] else 0,
+        read=x.nbytes + grad.nbytes + w.nbytes,
+    )
 
 
 def has_bias(c: Call, position: int) -> bool:
@@ -190,8 +199,14 @@ def has_bias(c: Call, position: int) -> bool:
     return position < len(c.node.args) and isinstance(c.node.args[position], Ref)
 
 
-_LINEAR = ("aten::linear", "aten::mkldnn_linear", "mkldnn::_linear_pointwise", "mkl::_mkl_linear",
-           "aten::_cslt_sparse_mm", "aten::_sparse_semi_structured_linear")
+_LINEAR = (
+    "aten::linear",
+    "aten::mkldnn_linear",
+    "mkldnn::_linear_pointwise",
+    "mkl::_mkl_linear",
+    "aten::_cslt_sparse_mm",
+    "aten::_sparse_semi_structured_linear",
+)
 
 LINEAR: dict[str, Rule] = {
     "aten::addmm": _product(1, bias=True),

@@ -13,8 +13,12 @@ def _fused(per_weight: int, states: int) -> Rule:
         weights = sum(numel(t) for t in lists[0])
         read = sum(t.nbytes for ts in lists for t in ts)
         written = sum(t.nbytes for i, ts in enumerate(lists) if i != 1 for t in ts)
-        return Work(elementwise=per_weight * weights, transcendental=weights if states > 1 else 0,
-                    read=read, written=written)
+        return Work(
+            elementwise=per_weight * weights,
+            transcendental=weights if states > 1 else 0,
+            read=read,
+            written=written,
+        )
 
     return rule
 
@@ -28,7 +32,8 @@ OPTIMIZER: dict[str, Rule] = {
     "aten::_fused_sgd_": _fused(4, 1),
     "aten::_fused_adagrad": _fused(6, 1),
     "aten::_fused_adagrad_": _fused(6, 1),
-    "aten::_amp_foreach_non_finite_check_and_unscale_":
-        lambda c: Work(elementwise=2 * sum(numel(t) for t in c.tensors(0))),
+    "aten::_amp_foreach_non_finite_check_and_unscale_": lambda c: Work(
+        elementwise=2 * sum(numel(t) for t in c.tensors(0))
+    ),
     "aten::_amp_update_scale_": lambda c: Work(elementwise=1),
 }

@@ -10,7 +10,9 @@ from paredown.graph.rules.pointwise import copy, per_input, per_output
 
 
 def _packed_linear(extra: int) -> Rule:
-    """Weights are packed, so the inner size comes from the input; ``extra`` operations per output."""
+    """Weights are packed, so the inner size comes from the input; ``extra`` operations per
+    output.
+    """
 
     def rule(c: Call) -> Work:
         x, out = c.need(0), c.out
@@ -56,9 +58,11 @@ def quantized_lstm(c: Call) -> Work:
     hidden, rows = out.shape[-1] // both, prod(x.shape[:-1])
     first = x.shape[-1] + hidden
     rest = hidden * both + hidden
-    return Work(macs=rows * both * 4 * hidden * (first + (layers - 1) * rest),
-                elementwise=8 * rows * hidden * both * layers,
-                transcendental=5 * rows * hidden * both * layers)
+    return Work(
+        macs=rows * both * 4 * hidden * (first + (layers - 1) * rest),
+        elementwise=8 * rows * hidden * both * layers,
+        transcendental=5 * rows * hidden * both * layers,
+    )
 
 
 def dequantize_groups(c: Call) -> Work:
@@ -75,15 +79,29 @@ def embedding_groups(c: Call) -> Work:
     return Work(elementwise=work, read=index.nbytes + numel(index) * rows)
 
 
-_LINEAR = ("quantized::linear", "quantized::linear_relu", "quantized::linear_leaky_relu",
-           "quantized::linear_tanh", "quantized::linear_with_input_q_dq_qweight_dq_output_fp32")
-_DYNAMIC = ("quantized::linear_dynamic", "quantized::linear_relu_dynamic",
-            "quantized::linear_dynamic_fp16", "quantized::linear_relu_dynamic_fp16",
-            "aten::fbgemm_linear_int8_weight_fp32_activation", "aten::fbgemm_linear_int8_weight")
-_CONV = tuple(f"quantized::conv{d}d{tail}" for d in (1, 2, 3)
-              for tail in ("", "_relu", "_add", "_add_relu", "_dynamic"))
-_CONV_T = tuple(f"quantized::conv_transpose{d}d{tail}" for d in (1, 2, 3)
-                for tail in ("", "_dynamic"))
+_LINEAR = (
+    "quantized::linear",
+    "quantized::linear_relu",
+    "quantized::linear_leaky_relu",
+    "quantized::linear_tanh",
+    "quantized::linear_with_input_q_dq_qweight_dq_output_fp32",
+)
+_DYNAMIC = (
+    "quantized::linear_dynamic",
+    "quantized::linear_relu_dynamic",
+    "quantized::linear_dynamic_fp16",
+    "quantized::linear_relu_dynamic_fp16",
+    "aten::fbgemm_linear_int8_weight_fp32_activation",
+    "aten::fbgemm_linear_int8_weight",
+)
+_CONV = tuple(
+    f"quantized::conv{d}d{tail}"
+    for d in (1, 2, 3)
+    for tail in ("", "_relu", "_add", "_add_relu", "_dynamic")
+)
+_CONV_T = tuple(
+    f"quantized::conv_transpose{d}d{tail}" for d in (1, 2, 3) for tail in ("", "_dynamic")
+)
 
 LINEAR: dict[str, Rule] = {
     **dict.fromkeys(_LINEAR, _packed_linear(2)),
@@ -105,30 +123,45 @@ RECURRENT: dict[str, Rule] = {"aten::quantized_lstm": quantized_lstm}
 
 POINTWISE: dict[str, Rule] = {
     **dict.fromkeys(
-        ("aten::quantize_per_tensor", "aten::quantize_per_channel",
-         "aten::quantize_per_tensor_dynamic", "quantized_decomposed::quantize_per_tensor",
-         "quantized_decomposed::quantize_per_channel",
-         "quantized_decomposed::quantize_per_token", "paredown::quantize"),
+        (
+            "aten::quantize_per_tensor",
+            "aten::quantize_per_channel",
+            "aten::quantize_per_tensor_dynamic",
+            "quantized_decomposed::quantize_per_tensor",
+            "quantized_decomposed::quantize_per_channel",
+            "quantized_decomposed::quantize_per_token",
+            "paredown::quantize",
+        ),
         per_output(4),
     ),
     **dict.fromkeys(
-        ("aten::dequantize", "quantized_decomposed::dequantize_per_tensor",
-         "quantized_decomposed::dequantize_per_channel",
-         "quantized_decomposed::dequantize_per_token", "paredown::dequantize"),
+        (
+            "aten::dequantize",
+            "quantized_decomposed::dequantize_per_tensor",
+            "quantized_decomposed::dequantize_per_channel",
+            "quantized_decomposed::dequantize_per_token",
+            "paredown::dequantize",
+        ),
         per_output(2),
     ),
     **dict.fromkeys(
-        ("aten::fake_quantize_per_tensor_affine", "aten::fake_quantize_per_channel_affine",
-         "aten::fake_quantize_per_tensor_affine_cachemask",
-         "aten::fake_quantize_per_channel_affine_cachemask",
-         "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
-         "aten::_fake_quantize_learnable_per_tensor_affine",
-         "aten::_fake_quantize_learnable_per_channel_affine", "aten::fused_moving_avg_obs_fake_quant"),
+        (
+            "aten::fake_quantize_per_tensor_affine",
+            "aten::fake_quantize_per_channel_affine",
+            "aten::fake_quantize_per_tensor_affine_cachemask",
+            "aten::fake_quantize_per_channel_affine_cachemask",
+            "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+            "aten::_fake_quantize_learnable_per_tensor_affine",
+            "aten::_fake_quantize_learnable_per_channel_affine",
+            "aten::fused_moving_avg_obs_fake_quant",
+        ),
         per_input(6),
     ),
     **dict.fromkeys(
-        ("aten::fake_quantize_per_tensor_affine_cachemask_backward",
-         "aten::fake_quantize_per_channel_affine_cachemask_backward"),
+        (
+            "aten::fake_quantize_per_tensor_affine_cachemask_backward",
+            "aten::fake_quantize_per_channel_affine_cachemask_backward",
+        ),
         per_output(1),
     ),
     "aten::choose_qparams_optimized": per_input(2),
@@ -140,26 +173,59 @@ POINTWISE: dict[str, Rule] = {
     "paredown::dequantize_groups": dequantize_groups,
     "paredown::embedding_groups": embedding_groups,
     **dict.fromkeys(
-        ("quantized::add", "quantized::mul", "quantized::add_relu", "quantized::mul_relu",
-         "quantized::add_scalar", "quantized::mul_scalar", "quantized::leaky_relu",
-         "quantized::relu6", "quantized::hardswish", "quantized::celu", "quantized::elu",
-         "quantized::prelu", "quantized::batch_norm", "quantized::batch_norm1d",
-         "quantized::batch_norm2d", "quantized::batch_norm2d_relu", "quantized::batch_norm3d",
-         "quantized::instance_norm", "quantized::group_norm"),
+        (
+            "quantized::add",
+            "quantized::mul",
+            "quantized::add_relu",
+            "quantized::mul_relu",
+            "quantized::add_scalar",
+            "quantized::mul_scalar",
+            "quantized::leaky_relu",
+            "quantized::relu6",
+            "quantized::hardswish",
+            "quantized::celu",
+            "quantized::elu",
+            "quantized::prelu",
+            "quantized::batch_norm",
+            "quantized::batch_norm1d",
+            "quantized::batch_norm2d",
+            "quantized::batch_norm2d_relu",
+            "quantized::batch_norm3d",
+            "quantized::instance_norm",
+            "quantized::group_norm",
+        ),
         per_output(6),
     ),
-    **dict.fromkeys(("quantized::sigmoid", "quantized::softmax", "quantized::layer_norm"),
-                    per_output(6, 1)),
-    **dict.fromkeys(("quantized::cat", "quantized::cat_relu", "aten::int_repr",
-                     "aten::_make_per_tensor_quantized_tensor",
-                     "aten::_make_per_channel_quantized_tensor", "aten::fbgemm_pack_quantized_matrix",
-                     "quantized::linear_prepack", "quantized::conv2d_prepack",
-                     "onednn::qlinear_prepack", "onednn::qconv_prepack",
-                     "aten::_convert_weight_to_int4pack", "aten::_convert_weight_to_int4pack_for_cpu",
-                     "aten::_dyn_quant_pack_4bit_weight"), copy),
-    **dict.fromkeys(("quantized::embedding_byte", "quantized::embedding_4bit",
-                     "quantized::embedding_bag_byte", "quantized::embedding_bag_4bit",
-                     "quantized::embedding_bag_byte_rowwise_offsets",
-                     "quantized::embedding_bag_4bit_rowwise_offsets"),
-                    lambda c: Work(elementwise=2 * numel(c.out), read=c.written_all())),
+    **dict.fromkeys(
+        ("quantized::sigmoid", "quantized::softmax", "quantized::layer_norm"), per_output(6, 1)
+    ),
+    **dict.fromkeys(
+        (
+            "quantized::cat",
+            "quantized::cat_relu",
+            "aten::int_repr",
+            "aten::_make_per_tensor_quantized_tensor",
+            "aten::_make_per_channel_quantized_tensor",
+            "aten::fbgemm_pack_quantized_matrix",
+            "quantized::linear_prepack",
+            "quantized::conv2d_prepack",
+            "onednn::qlinear_prepack",
+            "onednn::qconv_prepack",
+            "aten::_convert_weight_to_int4pack",
+            "aten::_convert_weight_to_int4pack_for_cpu",
+            "aten::_dyn_quant_pack_4bit_weight",
+        ),
+        copy,
+    ),
+    **dict.fromkeys(
+        (
+            "quantized::embedding_byte",
+            "quantized::embedding_4bit",
+            "quantized::embedding_bag_byte",
+            "quantized::embedding_bag_4bit",
+            "quantized::embedding_bag_byte_rowwise_offsets",
+            "quantized::embedding_bag_4bit_rowwise_offsets",
+        ),
+        lambda c: Work(elementwise=2 * numel(c.out), read=c.written_all()),
+    ),
 }

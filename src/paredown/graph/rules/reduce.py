@@ -12,18 +12,22 @@ from paredown.graph.rules.pointwise import names, per_input, per_output
 
 REDUCTION: dict[str, Rule] = {
     **dict.fromkeys(
-        names("sum mean prod nansum nanmean amax amin aminmax max min argmax argmin any all "
-              "count_nonzero trace cumsum cumprod cummax cummin _cummax_helper _cummin_helper "
-              "_linalg_check_errors median nanmedian mode diff segment_reduce sum_to_size "
-              "_is_any_true _is_all_true linalg_cross cross nll_loss nll_loss_forward "
-              "nll_loss_backward nll_loss2d_forward nll_loss2d_backward nll_loss_nd "
-              "_foreach_max equal allclose cumulative_trapezoid trapezoid gradient"),
+        names(
+            "sum mean prod nansum nanmean amax amin aminmax max min argmax argmin any all "
+            "count_nonzero trace cumsum cumprod cummax cummin _cummax_helper _cummin_helper "
+            "_linalg_check_errors median nanmedian mode diff segment_reduce sum_to_size "
+            "_is_any_true _is_all_true linalg_cross cross nll_loss nll_loss_forward "
+            "nll_loss_backward nll_loss2d_forward nll_loss2d_backward nll_loss_nd "
+            "_foreach_max equal allclose cumulative_trapezoid trapezoid gradient"
+        ),
         per_input(1),
     ),
     **dict.fromkeys(
-        names("var std var_mean std_mean norm linalg_vector_norm linalg_norm _foreach_norm renorm "
-              "frobenius_norm nuclear_norm dist linalg_matrix_norm cov corrcoef "
-              "_fused_moving_avg_obs_fq_helper"),
+        names(
+            "var std var_mean std_mean norm linalg_vector_norm linalg_norm _foreach_norm renorm "
+            "frobenius_norm nuclear_norm dist linalg_matrix_norm cov corrcoef "
+            "_fused_moving_avg_obs_fq_helper"
+        ),
         per_input(3),
     ),
     **dict.fromkeys(names("logsumexp logcumsumexp _logcumsumexp"), per_input(2, 1)),
@@ -48,25 +52,31 @@ def batch_norm(c: Call) -> Work:
 
 NORM: dict[str, Rule] = {
     **dict.fromkeys(
-        names("native_batch_norm batch_norm _native_batch_norm_legit cudnn_batch_norm "
-              "_batch_norm_with_update _batch_norm_no_update _native_batch_norm_legit_no_training "
-              "miopen_batch_norm _batch_norm_impl_index"),
+        names(
+            "native_batch_norm batch_norm _native_batch_norm_legit cudnn_batch_norm "
+            "_batch_norm_with_update _batch_norm_no_update _native_batch_norm_legit_no_training "
+            "miopen_batch_norm _batch_norm_impl_index"
+        ),
         batch_norm,
     ),
     **dict.fromkeys(
-        names("native_layer_norm layer_norm native_group_norm group_norm instance_norm "
-              ""),
+        names("native_layer_norm layer_norm native_group_norm group_norm instance_norm "),
         lambda c: Work(elementwise=8 * numel(c.out)),
     ),
-    **dict.fromkeys(names("_fused_rms_norm rms_norm"), lambda c: Work(elementwise=4 * numel(c.out))),
     **dict.fromkeys(
-        names("native_layer_norm_backward native_group_norm_backward native_batch_norm_backward "
-              "_fused_rms_norm_backward batch_norm_backward cudnn_batch_norm_backward "
-              ""),
+        names("_fused_rms_norm rms_norm"), lambda c: Work(elementwise=4 * numel(c.out))
+    ),
+    **dict.fromkeys(
+        names(
+            "native_layer_norm_backward native_group_norm_backward native_batch_norm_backward "
+            "_fused_rms_norm_backward batch_norm_backward cudnn_batch_norm_backward "
+            ""
+        ),
         lambda c: Work(elementwise=14 * numel(c.need(0))),
     ),
-    **dict.fromkeys(names("_softmax softmax _safe_softmax _masked_softmax _sparse_softmax"),
-                    per_output(4, 1)),
+    **dict.fromkeys(
+        names("_softmax softmax _safe_softmax _masked_softmax _sparse_softmax"), per_output(4, 1)
+    ),
     **dict.fromkeys(names("_log_softmax log_softmax _sparse_log_softmax"), per_output(4, 1)),
     **dict.fromkeys(names("_softmax_backward_data _masked_softmax_backward"), per_output(4)),
     **dict.fromkeys(names("_log_softmax_backward_data"), per_output(4, 1)),
@@ -105,31 +115,48 @@ POOL: dict[str, Rule] = {
     "aten::mkldnn_max_pool2d": _window(2, True),
     "aten::quantized_max_pool2d": _window(2, True),
     **dict.fromkeys(
-        names("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d "
-              "_adaptive_avg_pool3d mkldnn_adaptive_avg_pool2d"),
+        names(
+            "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d "
+            "_adaptive_avg_pool3d mkldnn_adaptive_avg_pool2d"
+        ),
         per_input(1),
     ),
     **dict.fromkeys(
-        names("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d "
-              "fractional_max_pool3d"),
+        names(
+            "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d "
+            "fractional_max_pool3d"
+        ),
         per_input(0, 0, 1),
     ),
     **dict.fromkeys(
-        names("max_pool2d_with_indices_backward max_pool3d_with_indices_backward "
-              "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward "
-              "adaptive_max_pool2d_backward max_unpool2d max_unpool3d "
-              "reflection_pad1d_backward reflection_pad2d_backward "
-              "replication_pad1d_backward replication_pad2d_backward"),
+        names(
+            "max_pool2d_with_indices_backward max_pool3d_with_indices_backward "
+            "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward "
+            "adaptive_max_pool2d_backward max_unpool2d max_unpool3d "
+            "reflection_pad1d_backward reflection_pad2d_backward "
+            "replication_pad1d_backward replication_pad2d_backward"
+        ),
         per_output(1),
     ),
 }
 
 # -- resampling and windows -----------------------------------------------------------------------
 
-_UP = {"nearest1d": 0, "nearest2d": 0, "nearest3d": 0, "_nearest_exact1d": 0,
-       "_nearest_exact2d": 0, "_nearest_exact3d": 0, "linear1d": 3, "bilinear2d": 7,
-       "bicubic2d": 31, "trilinear3d": 15, "_bilinear2d_aa": 7, "_bicubic2d_aa": 31,
-       "_lanczos2d_aa": 71}
+_UP = {
+    "nearest1d": 0,
+    "nearest2d": 0,
+    "nearest3d": 0,
+    "_nearest_exact1d": 0,
+    "_nearest_exact2d": 0,
+    "_nearest_exact3d": 0,
+    "linear1d": 3,
+    "bilinear2d": 7,
+    "bicubic2d": 31,
+    "trilinear3d": 15,
+    "_bilinear2d_aa": 7,
+    "_bicubic2d_aa": 31,
+    "_lanczos2d_aa": 71,
+}
 _UP_NAMES = {f"_upsample{n}" if n.startswith("_") else f"upsample_{n}": k for n, k in _UP.items()}
 
 
@@ -142,8 +169,13 @@ def grid_sample(c: Call) -> Work:
 RESAMPLE: dict[str, Rule] = {
     **{f"aten::{n}": per_output(k) for n, k in _UP_NAMES.items()},
     **{f"aten::{n}_backward": per_input(k + 1) for n, k in _UP_NAMES.items()},
-    **dict.fromkeys(names("grid_sampler_2d grid_sampler_3d grid_sampler _grid_sampler_2d_cpu_fallback "
-                          "cudnn_grid_sampler"), grid_sample),
+    **dict.fromkeys(
+        names(
+            "grid_sampler_2d grid_sampler_3d grid_sampler _grid_sampler_2d_cpu_fallback "
+            "cudnn_grid_sampler"
+        ),
+        grid_sample,
+    ),
     **dict.fromkeys(names("grid_sampler_2d_backward grid_sampler_3d_backward"), per_input(16)),
     "aten::affine_grid_generator": per_output(3),
     "aten::col2im": per_input(1),
@@ -219,13 +251,16 @@ def embedding_backward(c: Call) -> Work:
 
 SCATTER: dict[str, Rule] = {
     **dict.fromkeys(names("sort argsort msort topk kthvalue"), _sorting),
-    **dict.fromkeys(names("_unique _unique2 unique_dim unique_consecutive bincount histc "
-                          "histogram"), unique),
+    **dict.fromkeys(
+        names("_unique _unique2 unique_dim unique_consecutive bincount histc histogram"), unique
+    ),
     **dict.fromkeys(names("searchsorted bucketize"), search),
-    **dict.fromkeys(names("scatter scatter_add index_add index_copy scatter_reduce index_reduce"),
-                    _scattered(3)),
-    **dict.fromkeys(names("index_put _unsafe_index_put _index_put_impl put masked_scatter"),
-                    index_put),
+    **dict.fromkeys(
+        names("scatter scatter_add index_add index_copy scatter_reduce index_reduce"), _scattered(3)
+    ),
+    **dict.fromkeys(
+        names("index_put _unsafe_index_put _index_put_impl put masked_scatter"), index_put
+    ),
     "aten::index_fill": per_output(0),
     "aten::embedding_bag": embedding_bag,
     "aten::_embedding_bag": embedding_bag,
@@ -235,15 +270,18 @@ SCATTER: dict[str, Rule] = {
     "aten::nonzero": per_input(1),
     "aten::argwhere": per_input(1),
     "aten::one_hot": per_output(1),
-    "torchvision::nms": lambda c: Work(compare=numel(c.need(1)) ** 2 // 2,
-                                       elementwise=4 * numel(c.need(1)) ** 2),
+    "torchvision::nms": lambda c: Work(
+        compare=numel(c.need(1)) ** 2 // 2, elementwise=4 * numel(c.need(1)) ** 2
+    ),
 }
 
 # -- transforms -----------------------------------------------------------------------------------
 
 
 def _fft(flops_per_point: float) -> Rule:
-    """``5 N log2 N`` real operations for a complex transform of N points, half that for a real one."""
+    """``5 N log2 N`` real operations for a complex transform of N points, half that for a
+    real one.
+    """
 
     def rule(c: Call) -> Work:
         dims = c.arg(1, "dim")
@@ -263,8 +301,10 @@ FFT: dict[str, Rule] = {
     "aten::_fft_c2c": _fft(5),
     "aten::_fft_r2c": _fft(2.5),
     "aten::_fft_c2r": _fft(2.5),
-    "aten::stft": lambda c: Work(elementwise=round(
-        2.5 * outputs(c) * log2(max(int(c.arg(1, "n_fft")), 2)))),
-    "aten::istft": lambda c: Work(elementwise=round(
-        2.5 * inputs(c) * log2(max(int(c.arg(1, "n_fft")), 2)))),
+    "aten::stft": lambda c: Work(
+        elementwise=round(2.5 * outputs(c) * log2(max(int(c.arg(1, "n_fft")), 2)))
+    ),
+    "aten::istft": lambda c: Work(
+        elementwise=round(2.5 * inputs(c) * log2(max(int(c.arg(1, "n_fft")), 2)))
+    ),
 }
