@@ -4,7 +4,9 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# --no-compile: Python compiles what is imported, which is a fraction of what is installed.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
+  -c constraints.txt
 
 DEMO_EFFORT ?= 90s
 DEMO_JSON := pared/demo.json
@@ -88,7 +90,7 @@ schemas: $(VENV)/.dev
 	$(BIN)/python scripts/papers_doc.py
 
 matrix: $(VENV)/.dev
-	$(BIN)/python benchmarks/matrix.py
+	$(BIN)/python scripts/matrix.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/down.py

@@ -300,3 +300,16 @@ def test_same_indices_as_torch_pruning_give_the_same_network():
         for key, value in theirs.state_dict().items():
             assert change.workload.model.state_dict()[key].shape == value.shape, key
         torch.testing.assert_close(theirs(w.inputs[0]), change.workload.call())
+
+
+def test_after_a_split_layer_its_parts_are_groups_and_the_output_stays():
+    from paredown.techniques.factorize.low_rank import LowRank
+
+    w = workload("plain")
+    split = LowRank(round_to=1).apply(w, Sites(("b:weight",))).workload
+    technique = StructuredPruning(share=0.5, round_to=1)
+    sites = technique.sites(split, capture(split))
+    assert {"b.first:out", "b.second:out", "a:out"} == set(sites.ok)
+    assert technique.apply(split, sites).workload.call().shape == w.call().shape
+    with pytest.raises(NotApplicable, match="model output"):
+        technique.apply(split, Sites(("head:out",)))

@@ -72,6 +72,9 @@ class Recover(Rewrite):
         lack = self.missing(workload)
         if lack is not None:
             return Sites((), {SITE: lack})
+        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
+        if ours is not None:
+            return Sites((), {SITE: f"{ours} has no gradient: recover before the numeric steps"})
         if not any(p.requires_grad for p in workload.model.parameters()):
             return Sites((), {SITE: "no parameter of the network is trained (requires_grad)"})
         return Sites((SITE,))

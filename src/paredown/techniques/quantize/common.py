@@ -172,14 +172,15 @@ def symmetric(weight: Tensor, bits: int, per_channel: bool) -> tuple[Tensor, Ten
     return q.to(torch.int8).reshape(w.shape).contiguous(), scale
 
 
-def affine_range(low: float, high: float, *, signed: bool = False) -> tuple[float, int]:
+def affine_range(low: float, high: float, *, symmetric: bool = False) -> tuple[float, int]:
     """Scale and zero point of uint8 over ``[low, high]`` widened to hold 0, so that 0 is exact.
 
-    ``signed``: of int8 over the symmetric range that holds both ends, zero point 0.
+    ``symmetric`` widens a range of both signs to ``[-largest, largest]``: zero point 128, which is
+    int8 without a zero point to a backend.
     """
-    if signed:
+    if symmetric and low < 0:
         largest = max(-low, high)
-        return (largest / 127.0, 0) if largest > 1.6e-36 else (1.0, 0)
+        return (largest / 127.0, 128) if largest > 1.6e-36 else (1.0, 128)
     low, high = min(low, 0.0), max(high, 0.0)
     scale = (high - low) / 255.0
     # Below the smallest normal float32 a quotient by the scale would overflow.

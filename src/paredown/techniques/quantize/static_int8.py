@@ -75,8 +75,8 @@ class StaticInt8(Rewrite):
 
     percentile: Annotated[float, Choice(100.0, 99.99, 99.9), "percent kept at either end"] = 99.99
     symmetric: Annotated[
-        bool, Choice(False, True), "signed activations around 0 as int8 with zero point 0"
-    ] = False
+        bool, Choice(True, False), "activations of both signs in a range symmetric around 0"
+    ] = True
     per_channel: Annotated[bool, "one weight scale per output channel, else one per tensor"] = True
     weight_bits: Annotated[int, "8, or 4 for study: a 4-bit weight still takes a byte here"] = 8
 
@@ -114,13 +114,12 @@ class StaticInt8(Rewrite):
             if not torch.isfinite(torch.tensor([seen[path].low, seen[path].high])).all():
                 raise InputError(f"{name}: no calibration input reaches it; leave the site out")
             low, high = seen[path].range(knobs.percentile)
-            signed = knobs.symmetric and low < 0
-            inputs[path] = [*affine_range(low, high, signed=signed), signed]
+            inputs[path] = list(affine_range(low, high, symmetric=knobs.symmetric))
         return Decisions({"inputs": inputs})
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same shape: unit ranges."""
-        return Decisions({"inputs": {p: [1.0, 0, False] for _, p in paths(workload, sites.ok)}})
+        return Decisions({"inputs": {p: [1.0, 0] for _, p in paths(workload, sites.ok)}})
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Swap each site for its quantized form."""
@@ -130,19 +129,16 @@ class StaticInt8(Rewrite):
             edit.swap(path, self.at(sites, name).form(old, *decisions.values["inputs"][path]))
         return edit.change(self, sites.ok, decisions)
 
-    def form(
-        self, old: Any, in_scale: float, in_zero: int, signed: bool
-    ) -> QuantLinear | QuantConv:
+    def form(self, old: Any, in_scale: float, in_zero: int) -> QuantLinear | QuantConv:
         """The quantized form of a float linear, ``Conv1D`` or convolution."""
         weight = matrix(old)
         bias, device = dtype_name(old.bias), weight.device
         if isinstance(old, nn.Linear) or is_conv1d(old):
             rows, columns = weight.shape
-            new: Any = QuantLinear(columns, rows, bias, self.per_channel, signed, device)
+            new: Any = QuantLinear(columns, rows, bias, self.per_channel, device)
         else:
             geometry = (old.stride, old.padding, old.dilation, old.groups)
-            shape = tuple(weight.shape)
-            new = QuantConv(shape, *geometry, bias, self.per_channel, signed, device)
+            new = QuantConv(tuple(weight.shape), *geometry, bias, self.per_channel, device)
         packed, scale = symmetric(weight, self.weight_bits, self.per_channel)
         new.weight = nn.Parameter(packed, requires_grad=False)
         new.scale = scale

@@ -134,6 +134,9 @@ class StructuredPruning(Rewrite):
             raise NotApplicable(
                 f"{self.name}: {missing[0]} is no group of {workload.name} any more"
             )
+        fixed = next((s for s in sites.ok if by_name[s].reason is not None), None)
+        if fixed is not None:
+            raise NotApplicable(f"{self.name}: {fixed}: {by_name[fixed].reason}")
         return [by_name[s] for s in sites.ok]
 
     def _resolve(
@@ -240,10 +243,10 @@ def _runnable(
 
 
 def _original(workload: Workload, site: str) -> str:
-    """A site in the original model's names."""
+    """A site in the original model's names; parts of a split layer keep their own."""
     path, _, role = site.rpartition(":")
     for original, now in workload.aliases.items():
-        if path in now:
+        if now == (path,):
             return f"{original}:{role}"
     return site
 

@@ -1,0 +1,19 @@
+"""Every technique keeps every promise on every conformance network."""
+
+import pytest
+
+from paredown import registry
+from paredown.testing import CHECKS, NETWORKS, Inapplicable, case
+
+SETTINGS = {"recover": {"steps": 6}}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_promises(name, check, network):
+    technique = registry.make(name, SETTINGS.get(name))
+    try:
+        CHECKS[check](*case(technique, network))
+    except Inapplicable as e:
+        pytest.skip(str(e))
