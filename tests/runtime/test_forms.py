@@ -26,7 +26,7 @@ def fill(form: torch.nn.Module) -> torch.nn.Module:
         elif t.dtype == torch.uint8:
             t.data.random_(0, 256)
         elif name == "in_zero":
-            t.fill_(0 if form.signed else 113)
+            t.fill_(113)
         elif t.is_floating_point():
             t.data.uniform_(0.01, 0.05)
     return form.eval()
@@ -36,7 +36,6 @@ CASES = {
     "linear": (lambda: QuantLinear(17, 5), (3, 17)),
     "linear no bias": (lambda: QuantLinear(63, 1, None), (1, 63)),
     "per tensor": (lambda: QuantLinear(3, 4, per_channel=False), (2, 3)),
-    "signed": (lambda: QuantLinear(17, 5, signed=True), (3, 17)),
     "conv1d": (lambda: QuantConv((6, 3, 3), (1,), (1,), (1,)), (2, 3, 9)),
     "conv2d": (lambda: QuantConv((6, 4, 3, 3), (2, 1), (1, 0), (1, 2)), (2, 4, 9, 11)),
     "depthwise": (lambda: QuantConv((8, 1, 3, 3), (1, 1), "same", (1, 1), 8), (1, 8, 7, 7)),
@@ -52,8 +51,7 @@ def test_static_form_equals_the_integer_layer(case):
     make, shape = CASES[case]
     form = fill(make())
     x = torch.randn(shape)
-    low, high = (-128, 127) if form.signed else (0, 255)
-    q = torch.clamp(torch.round(x / form.in_scale) + form.in_zero, low, high).long()
+    q = torch.clamp(torch.round(x / form.in_scale) + form.in_zero, 0, 255).long()
     q = q - form.in_zero
     w = form.weight.long()
     if isinstance(form, QuantLinear):

@@ -41,12 +41,7 @@ def _like(bias: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 class _Static(nn.Module):
-    """Shared by the static forms: int8 weights, the input's range in ``in_scale`` / ``in_zero``.
-
-    The input is uint8, or int8 where ``signed``.
-    """
-
-    signed: bool
+    """Shared by the static forms: int8 weights, the input's range in ``in_scale`` / ``in_zero``."""
 
     weight: nn.Parameter
     scale: Tensor
@@ -65,9 +60,8 @@ class _Static(nn.Module):
         self.register_buffer("in_zero", torch.empty(1, dtype=torch.int32, device=device))
 
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The input as its integer range sees it, and the weight, both in the input's dtype."""
-        low, high = (-128, 127) if self.signed else (0, 255)
-        q = ops.quantize(x, self.in_scale, self.in_zero, low, high, -1)
+        """The input as its uint8 range sees it, and the weight, both in the input's dtype."""
+        q = ops.quantize(x, self.in_scale, self.in_zero, 0, 255, -1)
         seen = ops.dequantize(q, self.in_scale, self.in_zero, -1, x.dtype)
         return seen, ops.dequantize(self.weight, self.scale, self.zero, 0, x.dtype)
 
@@ -82,12 +76,11 @@ class QuantLinear(_Static):
         out_features: int,
         bias: str | None = "float32",
         per_channel: bool = True,
-        signed: bool = False,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.per_channel, self.signed = per_channel, signed
+        self.per_channel = per_channel
         self._tensors((out_features, in_features), per_channel, device)
         self.bias = _bias(out_features, bias, device)
 
@@ -98,7 +91,6 @@ class QuantLinear(_Static):
             "out_features": self.out_features,
             "bias": _dtype_of(self.bias),
             "per_channel": self.per_channel,
-            "signed": self.signed,
         }
 
     def forward(self, input: Tensor) -> Tensor:
@@ -124,7 +116,6 @@ class QuantConv(_Static):
         groups: int = 1,
         bias: str | None = "float32",
         per_channel: bool = True,
-        signed: bool = False,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
@@ -133,7 +124,7 @@ class QuantConv(_Static):
             raise InputError(f"QuantConv takes 1 to 3 spatial dimensions, got weight {shape}")
         self.stride, self.dilation = tuple(stride), tuple(dilation)
         self.padding = padding if isinstance(padding, str) else tuple(padding)
-        self.groups, self.per_channel, self.signed = groups, per_channel, signed
+        self.groups, self.per_channel = groups, per_channel
         self.in_channels, self.out_channels = shape[1] * groups, shape[0]
         self.kernel_size = shape[2:]
         self._tensors(shape, per_channel, device)
@@ -149,7 +140,6 @@ class QuantConv(_Static):
             "groups": self.groups,
             "bias": _dtype_of(self.bias),
             "per_channel": self.per_channel,
-            "signed": self.signed,
         }
 
     def forward(self, input: Tensor) -> Tensor:
