@@ -9,10 +9,10 @@ so that zero padding and ReLU stay exact. The layer then is an integer product w
 
 Deviations: activation ranges are percentiles of one histogram over all calibration data (the paper
 keeps moving averages of minima and maxima); bias stays float, as CPU runtimes take it; ranges of
-both signs are ``symmetric`` unless asked otherwise, at zero point 128, because OpenVINO's CPU plugin
-then needs no correction for the zero point (ConvNeXt-tiny and ViT-Ti at 96 pixels ran in 0.82 to 0.86
-of the asymmetric time, minima of interleaved runs on a loaded 2-core AMX machine). The paper's own
-is ``symmetric=False, percentile=100``.
+both signs are ``symmetric`` unless asked otherwise, at zero point 128, because OpenVINO's CPU
+plugin then corrects for no zero point (ConvNeXt-tiny and ViT-Ti at 96 pixels ran in 0.82 to 0.86 of
+the asymmetric time: minima of interleaved runs on a loaded 2-core AMX machine). The paper's own is
+``symmetric=False, percentile=100``.
 Cost law: weights a quarter of fp32; time only where a backend has an integer kernel for the layer.
 Limits: transposed convolutions, recurrent layers and embeddings are refused.
 """
