@@ -298,3 +298,20 @@ def test_training_is_priced_with_its_backward():
     weights = 4 * sum(p.numel() for p in net.parameters())
     assert step.totals.peak_bytes.value > 4 * weights
     assert step.notes
+
+
+def test_an_uncalibrated_narrow_type_follows_the_one_that_was():
+    from paredown.cost.tables import efficiency
+
+    shares = {"openvino/conv/float32": 0.7, "openvino/conv/bfloat16": 0.3}
+    device = DEVICE.model_copy(update={"efficiency": shares})
+    assert efficiency(device, "openvino", "conv", "float32") == 0.7
+    assert efficiency(device, "openvino", "conv", "qint8") == 0.3
+    assert efficiency(device, "eager", "conv", "int8") < 0.35
+
+
+def test_a_run_pays_its_start_once():
+    g = graph(nn.Linear(4, 4), torch.randn(1, 4))
+    started = DEVICE.model_copy(update={"overhead_s": {**DEVICE.overhead_s, "openvino/run": 1e-3}})
+    without = price(g, DEVICE, backend="openvino").seconds
+    assert price(g, started, backend="openvino").seconds == pytest.approx(without + 1e-3)

@@ -90,6 +90,9 @@ def efficiency(device: Device, backend: str, kind: str, dtype: str) -> float:
     for key in (f"{backend}/{kind}/{dtype}", f"{backend}/{kind}"):
         if key in device.efficiency:
             return device.efficiency[key]
+    near = device.efficiency.get(f"{backend}/{kind}/bfloat16")
+    if near is not None and dtype in ("int8", "float16"):
+        return near  # the same units at the same shapes: closer than any default
     default = EFFICIENCY.get(kind, 0.3) * FACTOR.get(backend, 1.0) * DTYPE_FACTOR.get(dtype, 1.0)
     return min(default, 0.95)
 
