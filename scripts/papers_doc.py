@@ -10,6 +10,7 @@ from paredown.papers import card_keys, catalogue
 from paredown.papers.findings import best
 from paredown.result import Finding
 
+RULE = "| - | - | - | - | - |"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "papers.md"
 
 
@@ -71,9 +72,9 @@ def page() -> str:
     lines = [
         "# Papers",
         "",
-        "Made by `scripts/papers_doc.py` from the catalogue and the recorded findings; do not edit.",
+        "Made by `scripts/papers_doc.py` from the catalogue and recorded findings; do not edit.",
         "",
-        f"{len(rows)} papers, {len(built)} with code here, {len(card_keys())} with a claim card, "
+        f"{len(rows)} papers, {len(built)} built here, {len(card_keys())} with a claim card, "
         f"{len(found)} of those run. A verdict is about the scaled-down experiment on the machine "
         "named, by thresholds fixed beforehand; `pare reproduce KEY` runs one.",
         "",
@@ -84,12 +85,8 @@ def page() -> str:
         lines += section(finding)
     lines += ["## Catalogue", ""]
     for year, group in groupby(sorted(rows, key=lambda r: (-r.year, r.key)), lambda r: r.year):
-        lines += [
-            f"### {year}",
-            "",
-            "| key | paper | claim | code | verdict |",
-            "| - | - | - | - | - |",
-        ]
+        head = "| key | paper | claim | code | verdict |"
+        lines += [f"### {year}", "", head, RULE]
         for r in group:
             code = "planned" if r.module.startswith("planned:") else f"`{r.module}`"
             lines.append(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from paredown.measure.energy import Counter, integrate
 from paredown.papers.cards import energy
 from paredown.papers.cards.energy import Cell, Run
 
@@ -63,4 +64,17 @@ def test_training_is_seeded():
     one = energy.train(Cell("fp32", 256, 32), 3, 1)
     two = energy.train(Cell("fp32", 256, 32), 3, 1)
     assert one.accuracy == two.accuracy
-    assert one.cpu_s > 0
+    assert one.cost > 0
+
+
+def test_counters_are_read_around_the_training():
+    ticks = iter([10.0, 16.0])
+    run = energy.train(Cell("mixed", 256, 32), 0, 2, [Counter("fake", lambda: next(ticks))])
+    assert run.cost == 3.0
+
+
+def test_integrator_returns_the_analytic_energy():
+    times = np.linspace(0, 4, 4001)
+    assert integrate(times, 30 + 5 * times) == pytest.approx(30 * 4 + 5 * 8)
+    wave = 50 + 20 * np.sin(2 * np.pi * times)
+    assert integrate(times, wave) == pytest.approx(200, rel=1e-6)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def scans() -> tuple[Tensor, Tensor]:
     """All scans as ``(1797, 1, 8, 8)`` in 0..1 and their labels, in the order of the split."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(SPLIT_SEED))
     images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16.0
     return images[order], torch.tensor(data.target, dtype=torch.int64)[order]

@@ -46,14 +46,14 @@ def _convnext() -> nn.Module:
 
 
 def _vit() -> nn.Module:
-    return ViT(144, 6, 4, num_classes=10, in_channels=1, image_size=64, patch=8, mlp_ratio=3)
+    return ViT(128, 6, 4, num_classes=10, in_channels=1, image_size=64, patch=8, mlp_ratio=3)
 
 
 NETS: dict[str, Net] = {
     "mobilenetv2": Net(_mobilenet, 96, 40, 3e-3),
     "vovnet": Net(_vovnet, 96, 36, 2e-3),
     "convnext": Net(_convnext, 96, 36, 2e-3),
-    "vit": Net(_vit, 64, 90, 1.5e-3),
+    "vit": Net(_vit, 64, 60, 2e-3),
 }
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from paredown.graph.capture import capture
 from paredown.papers.cards import _task
+from paredown.runtime.quantized import QuantConv, QuantLinear
 from paredown.techniques.quantize.static_int8 import StaticInt8
 from paredown.workload import Workload
 from paredown.workloads import clutter
@@ -44,13 +45,13 @@ def prepare(floats: Workload, bits: int) -> nn.Module:
     Input ranges are those of post-training calibration; they stay fixed.
     """
     technique = StaticInt8()
-    sites = technique.sites(floats, capture(floats))
-    ranges: dict[str, Any] = technique.decide(floats, sites).values["inputs"]
+    change = technique.apply(floats, technique.sites(floats, capture(floats)))
     model = floats.own().model
-    for path, (scale, zero) in ranges.items():
-        layer = model.get_submodule(path)
-        parametrize.register_parametrization(layer, "weight", FakeWeight(bits))
-        layer.register_forward_pre_hook(_fake_input(float(scale), int(zero)))
+    for path, form in change.workload.model.named_modules():
+        if isinstance(form, (QuantConv, QuantLinear)):
+            layer = model.get_submodule(path)
+            parametrize.register_parametrization(layer, "weight", FakeWeight(bits))
+            layer.register_forward_pre_hook(_fake_input(float(form.in_scale), int(form.in_zero)))
     return model
 
 

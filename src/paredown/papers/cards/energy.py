@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paredown.figure import Figure, measured
+from paredown.figure import Figure, measured, predicted, unavailable
+from paredown.measure.energy import Counter, available, carbon_g, why_unavailable
 from paredown.papers.card import (
     Card,
     Check,
@@ -39,11 +40,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: CPU seconds and wall seconds per epoch, held-out accuracy."""
+    """One training run: its cost per epoch and held-out accuracy.
+
+    ``cost`` is joules (idle included) where a counter can be read, else processor seconds.
+    """
 
     cell: Cell
     repeat: int
-    cpu_s: float
+    cost: float
     wall_s: float
     accuracy: float
 
@@ -67,14 +71,14 @@ def noisy(part: str, seed: int) -> tuple[Tensor, Tensor]:
     return images + 0.9 * noise, labels
 
 
-def train(cell: Cell, repeat: int, epochs: int) -> Run:
-    """Train one classifier and account for the processor time it took."""
+def train(cell: Cell, repeat: int, epochs: int, counters: Sequence[Counter] = ()) -> Run:
+    """Train one classifier and account for the energy or processor time it took."""
     torch.manual_seed(repeat)
     model = classifier(cell.neurons)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     images, labels = noisy("train", 1000 + repeat)
     images, labels = images.repeat(4, 1, 1, 1), labels.repeat(4)
-    cpu, wall = time.process_time(), time.perf_counter()
+    wall, cpu, joules = time.perf_counter(), time.process_time(), [c.read() for c in counters]
     for _ in range(epochs):
         order = torch.randperm(len(images))
         for pick in order.split(cell.batch):
@@ -83,11 +87,13 @@ def train(cell: Cell, repeat: int, epochs: int) -> Run:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    cpu, wall = (time.process_time() - cpu) / epochs, (time.perf_counter() - wall) / epochs
+    spent = sum(c.since(j) for c, j in zip(counters, joules, strict=True))
+    cost = (spent if counters else time.process_time() - cpu) / epochs
+    wall = (time.perf_counter() - wall) / epochs
     judged, answers = noisy("held-out", 7)
     with torch.inference_mode():
         right = (model(judged).argmax(1) == answers).float().mean()
-    return Run(cell, repeat, cpu, wall, float(right))
+    return Run(cell, repeat, cost, wall, float(right))
 
 
 class AmpCarbonCard(Card):
@@ -106,7 +112,7 @@ class AmpCarbonCard(Card):
     }
 
     def experiment(self, scale: Scale, progress: Progress) -> Experiment:
-        """CPU seconds per epoch stand for energy, which no counter here tells; wall time beside it.
+        """Joules per epoch by counter, or processor seconds in their place where none can be read.
 
         The claim holds where no cell differs significantly after Holm's correction although a
         difference of a tenth would have been seen, accuracy being equal within half a point; the
@@ -116,14 +122,16 @@ class AmpCarbonCard(Card):
         repeats, epochs = (8, 2) if scale == "quick" else (20, 8)
         grid = [(64, 256), (256, 256), (256, 1024)]
         cells = [Cell(p, b, n) for b, n in grid for p in PRECISIONS]
-        runs = self.runs(cells, repeats, epochs, progress)
+        counters = available()
+        what, unit = ("energy", "J") if counters else ("CPU time", "s")
+        runs = self.runs(cells, repeats, epochs, counters, progress)
         table, p_values = compare(runs, grid)
         significant = holm(p_values)
         for row, yes in zip(table, significant, strict=True):
             row["verdict"] = "significant" if yes else "not significant"
             batch, neurons = row["batch"], row["neurons"]
             progress(
-                f"batch {batch}, {neurons} neurons: mixed takes {row['ratio']:.2f}x the CPU time, "
+                f"batch {batch}, {neurons} neurons: mixed takes {row['ratio']:.2f}x the {what}, "
                 f"p = {row['welch_p']:.2g}, {row['verdict']}"
             )
         gaps = paired_gaps(runs, grid)
@@ -146,13 +154,23 @@ class AmpCarbonCard(Card):
         ]
         figures: dict[str, Figure] = {"accuracy, mixed minus fp32": mean_figure(gaps, "")}
         for cell in cells:
-            name = f"CPU time per epoch, {cell.precision}, batch {cell.batch}, {cell.neurons}"
-            figures[name] = mean_figure([r.cpu_s for r in runs if r.cell == cell], "s")
+            name = f"{what} per epoch, {cell.precision}, batch {cell.batch}, {cell.neurons} neurons"
+            figures[name] = mean_figure([r.cost for r in runs if r.cell == cell], unit)
+        if counters:
+            spent = sum(r.cost * epochs for r in runs)
+            figures["carbon of all runs, world grid"] = predicted(carbon_g(spent) / 1000, "kg")
+        else:
+            figures["energy"] = unavailable("J", why_unavailable() or "no counter")
         figures["ANOVA over all cells, p"] = measured(anova(runs, cells), "", n=len(runs))
         return Experiment(figures, checks, list(range(repeats)), {"cells": table})
 
     def runs(
-        self, cells: Sequence[Cell], repeats: int, epochs: int, progress: Progress
+        self,
+        cells: Sequence[Cell],
+        repeats: int,
+        epochs: int,
+        counters: Sequence[Counter],
+        progress: Progress,
     ) -> list[Run]:
         """Every cell ``repeats`` times, in random order, after one run of each to warm up."""
         for cell in cells:
@@ -162,7 +180,7 @@ class AmpCarbonCard(Card):
         done: list[Run] = []
         for i, j in enumerate(order):
             cell, repeat = jobs[j]
-            done.append(train(cell, repeat, epochs))
+            done.append(train(cell, repeat, epochs, counters))
             if i % 12 == 11:
                 progress(f"run {i + 1} of {len(jobs)}")
         return done
@@ -171,11 +189,11 @@ class AmpCarbonCard(Card):
 def compare(
     runs: Sequence[Run], grid: Sequence[tuple[int, int]]
 ) -> tuple[list[dict[str, Any]], list[float]]:
-    """Per setting: means, ratio, Welch's test and effect size (Hedges' g) of CPU time per epoch."""
+    """Per setting: means, ratio, Welch's test and effect size (Hedges' g) of cost per epoch."""
     table: list[dict[str, Any]] = []
     for batch, neurons in grid:
         plain, mixed = (
-            np.asarray([r.cpu_s for r in runs if r.cell == Cell(p, batch, neurons)])
+            np.asarray([r.cost for r in runs if r.cell == Cell(p, batch, neurons)])
             for p in PRECISIONS
         )
         statistic, p = welch(mixed, plain)
@@ -183,8 +201,8 @@ def compare(
             {
                 "batch": batch,
                 "neurons": neurons,
-                "fp32_cpu_s": float(plain.mean()),
-                "mixed_cpu_s": float(mixed.mean()),
+                "fp32_cost": float(plain.mean()),
+                "mixed_cost": float(mixed.mean()),
                 "ratio": float(mixed.mean() / plain.mean()),
                 "ratio_half_width": welch_half_width(mixed, plain) / float(plain.mean()),
                 "welch_t": statistic,
@@ -221,10 +239,10 @@ def hedges(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def anova(runs: Sequence[Run], cells: Sequence[Cell]) -> float:
-    """The p value of a one-way analysis of variance of CPU time over all cells."""
+    """The p value of a one-way analysis of variance of cost over all cells."""
     from scipy import stats
 
-    found: Any = stats.f_oneway(*([r.cpu_s for r in runs if r.cell == c] for c in cells))
+    found: Any = stats.f_oneway(*([r.cost for r in runs if r.cell == c] for c in cells))
     return float(found.pvalue)
 
 
