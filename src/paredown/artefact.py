@@ -31,7 +31,17 @@ from paredown.runtime.backend import Executable
 from paredown.technique import Change
 from paredown.workload import TargetRef, Workload
 
-__all__ = ["Loaded", "check", "load", "publish", "save", "seal", "size_bytes", "source_of"]
+__all__ = [
+    "Loaded",
+    "check",
+    "load",
+    "publish",
+    "rebuilt",
+    "save",
+    "seal",
+    "size_bytes",
+    "source_of",
+]
 
 INPUTS = "inputs.safetensors"
 
@@ -320,6 +330,11 @@ def source_of(
             f"{folder} was made from another version of {ref.ref}: name the source if you mean it"
         )
     return workload
+
+
+def rebuilt(folder: Path | str) -> Workload:
+    """The rewritten network of any artefact, replayed on its source; tensors hold no values."""
+    return _rebuilt(Path(folder), source_of(folder))
 
 
 def _rebuilt(folder: Path, source: Workload) -> Workload:

@@ -17,6 +17,7 @@ from paredown.result import (
     CompareDoc,
     DeviceDoc,
     DoctorDoc,
+    DownDoc,
     PapersDoc,
     ProfileDoc,
     ShowDoc,
@@ -50,17 +51,24 @@ def profile(
     ``html`` names a page to write. Raises ``InputError`` before any work for a page that cannot be
     written or a device that cannot be measured.
     """
-    from paredown import targets
+    from paredown import artefact, manifest, targets
+    from paredown import device as devices
     from paredown.cost.profile import profile as priced
     from paredown.graph.capture import capture
+    from paredown.measure.fingerprint import fingerprint
 
     page = _page(html)
     if measure and device != "this":
         raise InputError(f"--measure times this machine: it cannot be given with --device {device}")
-    workload = targets.resolve(target, random_weights=random_weights)
-    where = _device(device)
+    backend = "eager"
+    if targets.kind_of(target) == "artefact":
+        if measure:
+            raise InputError(f"{target} is an artefact: `pare bench {target}` times it")
+        workload, backend = artefact.rebuilt(target), manifest.check(target).backend
+    else:
+        workload = targets.resolve(target, random_weights=random_weights)
+    where = devices.load(device)
     if measure:
-        from paredown.measure.fingerprint import fingerprint
         from paredown.measure.selftime import self_times
 
         targets.validate(workload)
@@ -68,11 +76,11 @@ def profile(
         again = partial(targets.resolve, target, random_weights=random_weights)
         taken, notes = self_times(again, graph, threads=where.threads, train=train)
         doc = priced(workload, where, train=train, measured=taken, graph=graph)
-        notes = [*doc.notes, *notes]
-        doc = doc.model_copy(update={"fingerprint": fingerprint(), "notes": notes})
+        doc = doc.model_copy(update={"notes": [*doc.notes, *notes]})
     else:
-        doc = priced(workload, where, train=train)
-    doc = doc.model_copy(update={"target": target})
+        doc = priced(workload, where, train=train, backend=backend)
+    machine = fingerprint() if measure else fingerprint(probe=False) if device == "this" else None
+    doc = doc.model_copy(update={"target": target, "fingerprint": machine})
     if page is not None:
         from paredown import report
 
@@ -97,8 +105,9 @@ def show(folder: str) -> ShowDoc:
     if result.exists():
         try:
             found = json.loads(result.read_text(encoding="utf-8"))
+            DownDoc.model_validate(found)
         except ValueError as e:
-            raise ArtefactError(f"{result} is damaged: {e}") from None
+            raise ArtefactError(f"{result} is damaged: {str(e).splitlines()[0]}") from None
     return ShowDoc(
         folder=folder,
         manifest=manifest.model_dump(mode="json", by_alias=True),
@@ -218,17 +227,11 @@ def device(name: str | None = None) -> DeviceDoc:
     return DeviceDoc(devices=[_plain(d) for d in (*found, *map(devices.load, known))])
 
 
-def calibrate(*, progress: Progress | None = None) -> DeviceDoc:
-    """Measure this machine anew and keep the result."""
+def calibrate() -> DeviceDoc:
+    """Measure this machine anew and keep the result; says on standard error what it is doing."""
     from paredown.measure import calibrate as calibration
 
-    if progress is not None:
-        progress.start("measuring this machine", total=60.0)
-    try:
-        return DeviceDoc(devices=[_plain(calibration.this(refresh=True))])
-    finally:
-        if progress is not None:
-            progress.close()
+    return DeviceDoc(devices=[_plain(calibration.this(refresh=True))])
 
 
 def techniques(*, target: str | None = None, random_weights: bool = False) -> TechniquesDoc:
@@ -340,12 +343,6 @@ def _recipe(text: str) -> Recipe:
     if text.endswith((".yaml", ".yml")) or Path(text).is_file():
         return recipes.load(text)
     return recipes.parse_inline(text)
-
-
-def _device(name: str) -> Device:
-    from paredown import device as devices
-
-    return devices.load(name)
 
 
 def _plain(device_: Device) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Options and arguments that several verbs share, and how a verb ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paredown.cli import outcome
+
+if TYPE_CHECKING:
+    from paredown.report.progress import Progress
+
+TARGETS = "file.py[:name], model.onnx, hf:FOLDER, zoo:NAME or an artefact folder"
+
+Target = Annotated[str, typer.Argument(help=TARGETS, show_default=False)]
+To = Annotated[
+    list[str], typer.Option("--to", help="a constraint, as 'latency <= 0.3x' or 'drop <= 1%'")
+]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE|-", help="write the document as JSON")
+]
+DeviceName = Annotated[
+    str, typer.Option("--device", help="a name `pare device` lists, or a TOML file")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="threads to run with (all allowed cores)")
+]
+Random = Annotated[
+    bool, typer.Option("--random-weights", help="hf: with a config.json alone is enough")
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="search just this technique (repeatable)")
+]
+Without = Annotated[
+    list[str] | None, typer.Option("--without", help="leave this technique out (repeatable)")
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", help="sites to leave untouched, as 'head*' (repeatable)"),
+]
+BackendName = Annotated[str | None, typer.Option("--backend", help="run on this backend alone")]
+Effort = Annotated[str, typer.Option("--effort", help="time to spend: 90s, 3m, 1h")]
+Accept = Annotated[str | None, typer.Option("--accept", help="'predicted': let predictions decide")]
+Seed = Annotated[int, typer.Option("--seed", help="for every random choice")]
+
+
+def finish(work: Callable[[], object], json: str | None) -> None:
+    """Do a verb's work and leave with its exit code."""
+    raise typer.Exit(outcome.run(work, json=json))
+
+
+def progress() -> Progress:
+    """Progress on standard error, for verbs that take long."""
+    from paredown.report.progress import on_stderr
+
+    return on_stderr()

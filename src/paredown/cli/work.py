@@ -1,0 +1,247 @@
+"""Verbs that act on a network: profile, down, plan, check, show, apply, compare, bench."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paredown.cli.options import (
+    TARGETS,
+    Accept,
+    BackendName,
+    DeviceName,
+    Effort,
+    Json,
+    Keep,
+    Only,
+    Random,
+    Seed,
+    Target,
+    Threads,
+    To,
+    Without,
+    finish,
+    progress,
+)
+
+
+def profile(
+    target: Target,
+    device: DeviceName = "this",
+    measure: Annotated[bool, typer.Option("--measure", help="time it here as well")] = False,
+    train: Annotated[bool, typer.Option("--train", help="backward and optimizer step too")] = False,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="write the page")
+    ] = None,
+    random_weights: Random = False,
+    json: Json = None,
+) -> None:
+    """Where the time, the memory and the data movement of a network go."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.profile(
+            target,
+            device=device,
+            measure=measure,
+            train=train,
+            html=html,
+            random_weights=random_weights,
+        )
+
+    finish(work, json)
+
+
+def down(
+    target: Target,
+    to: To,
+    device: DeviceName = "this",
+    backend: BackendName = None,
+    only: Only = None,
+    without: Without = None,
+    keep: Keep = None,
+    effort: Effort = "3m",
+    threads: Threads = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="folder of the result")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on where a search in --out stopped")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="constraints must be proven")] = False,
+    accept: Accept = None,
+    random_weights: Random = False,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Pare a network down until it fits a budget, and prove it."""
+
+    def work() -> object:
+        from paredown.paring import down as pare_down
+
+        found = pare_down(
+            target,
+            to=to,
+            device=device,
+            backend=backend,
+            only=only or [],
+            without=without or [],
+            keep=keep or [],
+            effort=effort,
+            threads=threads,
+            out=out,
+            resume=resume,
+            strict=strict,
+            accept=accept,
+            random_weights=random_weights,
+            seed=seed,
+            progress=progress(),
+        )
+        return getattr(found, "doc", found)
+
+    finish(work, json)
+
+
+def plan_down(
+    target: Target,
+    to: To,
+    device: DeviceName = "this",
+    backend: BackendName = None,
+    only: Only = None,
+    without: Without = None,
+    keep: Keep = None,
+    effort: Effort = "3m",
+    threads: Threads = None,
+    accept: Accept = None,
+    random_weights: Random = False,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Show what `pare down` would try, in what time and disk."""
+
+    def work() -> object:
+        from paredown.paring import plan
+
+        return plan(
+            target,
+            to=to,
+            device=device,
+            backend=backend,
+            only=only or [],
+            without=without or [],
+            keep=keep or [],
+            effort=effort,
+            threads=threads,
+            accept=accept,
+            random_weights=random_weights,
+            seed=seed,
+        )
+
+    finish(work, json)
+
+
+def check(
+    target: Target,
+    to: To,
+    threads: Threads = None,
+    random_weights: Random = False,
+    json: Json = None,
+) -> None:
+    """Measure against a budget; the exit code is the answer (a gate for CI)."""
+
+    def work() -> object:
+        from paredown.paring import check as check_
+
+        return check_(target, to=to, threads=threads, random_weights=random_weights)
+
+    finish(work, json)
+
+
+def show(
+    folder: Annotated[str, typer.Argument(help="an artefact folder", metavar="DIR")],
+    json: Json = None,
+) -> None:
+    """Read an artefact: what it is, how it was made, what it achieved. Nothing of it is run."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.show(folder)
+
+    finish(work, json)
+
+
+def apply(
+    recipe: Annotated[
+        str, typer.Argument(help="a recipe file, or inline: 'static-int8:percentile=99.9@blocks.*'")
+    ],
+    target: Target,
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="folder of the result")],
+    backend: BackendName = None,
+    threads: Threads = None,
+    random_weights: Random = False,
+    json: Json = None,
+) -> None:
+    """Apply a recipe to a target."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.apply(
+            recipe,
+            target,
+            out=out,
+            backend=backend,
+            threads=threads,
+            random_weights=random_weights,
+            progress=progress(),
+        )
+
+    finish(work, json)
+
+
+def compare(
+    targets: Annotated[
+        list[str], typer.Argument(help=f"two or more of: {TARGETS}", metavar="A B ...")
+    ],
+    threads: Threads = None,
+    random_weights: Random = False,
+    json: Json = None,
+) -> None:
+    """Run targets side by side, in turns; ratios refer to the first."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.compare(
+            *targets, threads=threads, random_weights=random_weights, progress=progress()
+        )
+
+    finish(work, json)
+
+
+def bench(
+    target: Target,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", help="on this backend (repeatable)")
+    ] = None,
+    threads: Threads = None,
+    random_weights: Random = False,
+    json: Json = None,
+) -> None:
+    """Time one target, on its own backend or on those named."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.bench(
+            target,
+            backends=backend or [],
+            threads=threads,
+            random_weights=random_weights,
+            progress=progress(),
+        )
+
+    finish(work, json)
