@@ -72,6 +72,18 @@ def test_histogram_grows_and_matches_quantiles():
         assert abs(high - float(q[1])) <= 1.5 * bin_width + 0.02
 
 
+def test_large_tensors_are_sampled_but_their_extremes_are_exact():
+    torch.manual_seed(0)
+    x = torch.randn(8, 64, 64, 64)
+    x[3, 5, 7, 11] = 40.0
+    h = Histogram()
+    h.add(x)
+    assert float(h.counts.sum()) < x.numel() / 10
+    assert h.range(100.0) == (float(x.min()), 40.0)
+    high = float(torch.quantile(x.reshape(-1)[::7], 0.999))
+    assert abs(h.range(99.9)[1] - high) < 0.15
+
+
 def test_histogram_of_zeros_and_of_nothing_finite():
     h = Histogram()
     h.add(torch.zeros(4))
