@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from paredown.paring import down as down
     from paredown.artefact import load as load
     from paredown.errors import ParedownError as ParedownError
+    from paredown.paring import down as down
     from paredown.workload import Workload as Workload
 
 # name -> module it is imported from on first use, so that `import paredown` stays light.

@@ -1,10 +1,10 @@
-"""Every error paredown raises on purpose: one root, one line each (what is wrong, where, what to do)."""
+"""Every error paredown raises on purpose: one root, one line each (what, where, what to do)."""
 
 from __future__ import annotations
 
 
 class ParedownError(Exception):
-    """Root of all errors a user can cause or meet; the command line prints its one line and exits 2."""
+    """Root of all errors a user can cause or meet; `pare` prints its one line and exits 2."""
 
     exit_code = 2
 
@@ -18,7 +18,7 @@ class TargetError(InputError):
 
 
 class BudgetError(InputError):
-    """A constraint is malformed, unknown, contradictory, of the wrong unit, or cannot be measured here."""
+    """A constraint is malformed, unknown, contradictory, or cannot be measured here."""
 
 
 class RecipeError(InputError):
@@ -36,7 +36,11 @@ class UnknownName(ParedownError, LookupError):
         from difflib import get_close_matches
 
         near = get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:12])}"
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else f"known: {', '.join(sorted(known)[:12])}"
+        )
         super().__init__(f"unknown {kind} {name!r}: {hint}")
         self.kind, self.name, self.known = kind, name, known
 
@@ -57,7 +61,7 @@ class CaptureError(ParedownError, RuntimeError):
 
 
 class NotApplicable(ParedownError, ValueError):
-    """A technique, site or backend cannot act on this model; the reason says which rule forbids it."""
+    """A technique, site or backend cannot act on this model; says which rule forbids it."""
 
 
 class LoweringError(ParedownError, RuntimeError):

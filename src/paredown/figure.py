@@ -17,8 +17,9 @@ class Figure(BaseModel):
     """One reported number (CONTRACTS, Figures).
 
     ``value`` is in SI base units (s, B, J) or counts; ``spread`` is a (low, high) interval in the
-    same unit, ``n`` the number of samples behind it; ``quantiles`` maps ``p50`` .. ``p99`` to values
-    over what ``over`` names. ``unavailable`` figures have ``value`` None and say why in ``reason``.
+    same unit, ``n`` the number of samples behind it; ``quantiles`` maps ``p50`` .. ``p99`` to
+    values over what ``over`` names. ``unavailable`` figures have ``value`` None and say why in
+    ``reason``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,7 +11,7 @@ from paredown.technique import Technique
 
 GROUP = "paredown.techniques"
 
-# name -> module:class. The manifest (`techniques/manifest.json`, listed without torch) is made of it.
+# name -> module:class. The manifest (`techniques/manifest.json`, read without torch) is made of it.
 BUILT_IN = {
     "fold-norm": "paredown.techniques.quantize.fold_norm:FoldNorm",
     "bf16": "paredown.techniques.quantize.bf16:BF16",
@@ -30,7 +30,7 @@ def names() -> list[str]:
 
 
 def classes() -> dict[str, type[Technique]]:
-    """Every technique class by name. Raises ``RecipeError`` for a broken third-party entry point."""
+    """Every technique class by name; ``RecipeError`` for a broken third-party entry point."""
     return {name: technique(name) for name in names()}
 
 
@@ -49,7 +49,7 @@ def technique(name: str) -> type[Technique]:
 
 
 def make(name: str, settings: dict[str, object] | None = None) -> Technique:
-    """A technique from recipe settings; raises ``RecipeError`` for an unknown key or a bad value."""
+    """A technique from recipe settings; ``RecipeError`` for an unknown key or a bad value."""
     cls = technique(name)
     knobs = {k.name: k for k in cls.knobs()}
     for key in settings or {}:

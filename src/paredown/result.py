@@ -41,7 +41,7 @@ class Document(Record):
 
 
 class Fingerprint(Record):
-    """What identifies a machine for a measurement. ``probe`` holds one-second peak and bandwidth."""
+    """What identifies a machine for a measurement; ``probe`` holds one-second rates."""
 
     cpu: str
     isa: list[str]
@@ -72,7 +72,7 @@ class TensorInfo(Record):
 
 
 class PricedShare(Record):
-    """Shares of operators that have a rule: by count, by input + output bytes, by eager self time."""
+    """Shares of operators with a rule: by count, by input + output bytes, by eager self time."""
 
     operators: float
     bytes: float
@@ -192,7 +192,7 @@ class Side(Record):
 
 
 class SiteReport(Record):
-    """What happened to one site: technique, precision as executed, and whether its saving is real."""
+    """What happened to one site: technique, precision executed, whether its saving is real."""
 
     site: str
     technique: str

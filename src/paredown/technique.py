@@ -1,12 +1,14 @@
-"""The one plug-in idea: a technique is a frozen dataclass whose fields are knobs, recipe keys and search space.
+"""The one plug-in idea: a technique, a frozen dataclass.
+
+Its fields are at once its knobs, its recipe keys and its search space.
 
 A technique acts in three steps, so that pricing and replay need neither weights nor search:
 
 - ``sites`` says where it can act and where not, and why;
 - ``decide`` looks at weights and data and returns plain decisions (indices, ranks, scales);
   ``assume`` returns decisions of the same *shape* from shapes alone;
-- ``rewrite`` carries decisions out. ``apply`` is decide + rewrite, ``preview`` is assume + rewrite on
-  the fake copy that the graph was captured from, and a replay is rewrite with recorded decisions.
+- ``rewrite`` carries decisions out. ``apply`` is decide + rewrite, ``preview`` is assume + rewrite
+  on the fake copy that the graph was captured from, a replay is rewrite with recorded decisions.
 """
 
 from __future__ import annotations
@@ -161,9 +163,9 @@ class Edit:
     """One structural step of a change, replayable without running any code of the artefact.
 
     ``op`` is one of: ``swap`` (module at ``path`` becomes form ``cls`` built from ``config``),
-    ``tensor`` (parameter or buffer ``name`` of the module gets ``shape`` and ``dtype``, or is removed
-    when ``shape`` is None), ``tie`` (the tensor ``name`` becomes the one that ``value`` names),
-    ``attr`` (an existing plain attribute ``name`` is set to ``value``),
+    ``tensor`` (parameter or buffer ``name`` of the module gets ``shape`` and ``dtype``, or is
+    removed when ``shape`` is None), ``tie`` (the tensor ``name`` becomes the one that ``value``
+    names), ``attr`` (an existing plain attribute ``name`` is set to ``value``),
     ``attach`` (a hook of the closed list ``cls`` with ``config`` is put on the module).
     """
 
@@ -179,7 +181,7 @@ class Edit:
 
 @dataclass
 class Change:
-    """What a rewrite did: the new workload, the decisions behind it, and what it claims to lower."""
+    """What a rewrite did: the new workload, the decisions behind it, what it claims to lower."""
 
     workload: Workload
     edits: list[Edit]
@@ -239,17 +241,19 @@ class Technique:
         return dataclasses.asdict(self)
 
     def at(self, sites: Sites, site: str) -> Self:
-        """This technique with the settings that hold at one site."""
+        """The same technique with the settings that hold at one site."""
         over = sites.overrides.get(site)
         return dataclasses.replace(self, **over) if over else self
 
     def missing(self, workload: Workload) -> str | None:
         """What the workload lacks for this technique, in one line, or None."""
-        if Needs.CALIBRATION in self.needs and workload.calibration is not None:
-            if len(workload.calibration) == 0:
-                return f"{self.name} needs calibration data; the workload's is empty"
+        given = workload.calibration
+        if Needs.CALIBRATION in self.needs and given is not None and len(given) == 0:
+            return f"{self.name} needs calibration data; the workload's is empty"
         if Needs.TRAINING in self.needs and workload.training is None:
-            return f"{self.name} needs training data: give the workload `training=TrainingData(...)`"
+            return (
+                f"{self.name} needs training data: give the workload `training=TrainingData(...)`"
+            )
         if Needs.EVALUATE in self.needs and workload.evaluate is None:
             return f"{self.name} needs `evaluate`"
         return None
@@ -263,7 +267,7 @@ class Technique:
         return Decisions()
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
-        """Decisions of the same shapes from shapes alone. Override wherever `decide` reads weights."""
+        """Decisions of the same shapes from shapes alone; for wherever `decide` reads weights."""
         return self.decide(workload, sites)
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
@@ -286,7 +290,7 @@ class Technique:
         from paredown.graph.capture import capture, fake
 
         if graph.source is None:
-            raise NotApplicable("this graph was read from a file: capture the workload to preview it")
+            raise NotApplicable("a graph read from a file: capture the workload to preview it")
         with fake(graph.source):
             change = self.rewrite(graph.source, sites, self.assume(graph.source, graph, sites))
         return GraphEdit(capture(change.workload, already_fake=True), change.notes)

@@ -20,8 +20,8 @@ Evaluate = Callable[[nn.Module], Scores]
 class TrainingData:
     """What recovery may train on: ``batches()`` yields ``(inputs, target)`` anew for each epoch.
 
-    ``inputs`` is a tuple of tensors for the model; ``target`` goes to ``loss(output, target)``, which
-    returns a scalar tensor. Without ``loss`` only distillation from the original is used.
+    ``inputs`` is a tuple of tensors for the model; ``target`` goes to ``loss(output, target)``,
+    which returns a scalar tensor. Without ``loss`` only distillation from the original is used.
     """
 
     batches: Callable[[], Iterable[tuple[tuple[Any, ...], Any]]]
@@ -32,8 +32,8 @@ class TrainingData:
 class TargetRef:
     """Where a target came from, so that a child process or a later load can build it again.
 
-    ``ref`` is the text the user gave (``file.py:name``, ``hf:FOLDER`` ...); ``sha256`` is of the file
-    that defines it, None when there is none (``zoo:``).
+    ``ref`` is the text the user gave (``file.py:name``, ``hf:FOLDER`` ...); ``sha256`` is of the
+    file that defines it, None when there is none (``zoo:``).
     """
 
     ref: str
@@ -45,11 +45,11 @@ class TargetRef:
 class Workload:
     """A model, example inputs and, optionally, data and judges.
 
-    ``inputs`` are the positional example inputs (they fix batch, lengths and dtypes), ``kwargs`` the
-    keyword ones. ``calibration`` is a sequence of ``(args, kwargs)``-like items: a tensor, a tuple or a
-    dict each. ``evaluate(model)`` guides a search and ``verify(model)`` decides its verdict, on other
-    examples; both return a float or one score per example, higher is better, on a scale of
-    ``scale`` (1 or 100; None when unknown).
+    ``inputs`` are the positional example inputs (they fix batch, lengths and dtypes), ``kwargs``
+    the keyword ones. ``calibration`` is a sequence of ``(args, kwargs)``-like items: a tensor, a
+    tuple or a dict each. ``evaluate(model)`` guides a search and ``verify(model)`` decides its
+    verdict, on other examples; both return a float or one score per example, higher is better, on
+    a scale of ``scale`` (1 or 100; None when unknown).
     """
 
     model: nn.Module
@@ -68,7 +68,7 @@ class Workload:
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Original module path -> the paths it lives at now; a path not listed still stands."""
     original: nn.Module | None = None
-    """The model as the user gave it, once a recipe runs: the teacher of a recovery. Not for edits."""
+    """The model as the user gave it, once a recipe runs: a recovery's teacher. Not for edits."""
 
     def copy(self) -> Workload:
         """A workload whose model may be rewritten freely: own modules, shared storages.
@@ -88,7 +88,7 @@ class Workload:
         return self.aliases.get(path, (path,))
 
     def calibration_inputs(self) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Calibration items as ``(args, kwargs)``; the example inputs when there is no calibration."""
+        """Calibration items as ``(args, kwargs)``; the example inputs when there are none."""
         if not self.calibration:
             yield self.inputs, self.kwargs
             return
@@ -102,7 +102,7 @@ class Workload:
 
 
 def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A data item as a call: a mapping is keywords, a tuple or list positions, else one position."""
+    """A data item as a call: a mapping is keywords, a tuple or list positions, else one."""
     if isinstance(item, Mapping):
         return (), dict(item)
     if isinstance(item, (tuple, list)):

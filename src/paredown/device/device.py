@@ -68,7 +68,12 @@ class Device(BaseModel):
         """Peak rate for a dtype in MAC/s, unavailable where the device does not say."""
         value = self.peak_macs_s.get(dtype)
         if value is None:
-            return Figure(value=None, unit="MAC/s", how="unavailable",
-                          reason=f"{self.name} states no peak for {dtype}")
-        return Figure(value=value, unit="MAC/s",
-                      how="measured" if self.how == "measured" else "nominal")
+            return Figure(
+                value=None,
+                unit="MAC/s",
+                how="unavailable",
+                reason=f"{self.name} states no peak for {dtype}",
+            )
+        return Figure(
+            value=value, unit="MAC/s", how="measured" if self.how == "measured" else "nominal"
+        )

@@ -1,4 +1,4 @@
-"""What a run does: one node per operator call, with its work, its bytes and the storages it creates.
+"""What a run does: one node per operator call, with its work, bytes and the storages it makes.
 
 Plain data, no torch. `graph.capture` makes it, `graph.rules` prices each node's work, `cost` prices
 it on a device.
@@ -23,7 +23,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a run: ``shape``, ``dtype`` (``float32``, ``int8`` ...), and the storage under it.
+    """One tensor of a run: ``shape``, ``dtype`` (``float32``, ``int8`` ...), the storage under it.
 
     ``name`` is the qualified name of a parameter or buffer, or the argument's name of an input.
     ``nbytes`` is elements x element size (of the view, not of the storage); of a sparse tensor what
@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclass(slots=True)
 class Storage:
-    """One allocation: ``created`` and ``freed`` are node indices (-1: before the run, None: never)."""
+    """One allocation: ``created``, ``freed`` are node indices (-1: before the run, None: never)."""
 
     id: int
     nbytes: int
@@ -56,10 +56,10 @@ class Node:
     """One operator call.
 
     ``op`` is ``namespace::name`` with the overload left out (``aten::convolution``); ``module`` the
-    qualified path of the innermost module, ``line`` the user's ``file.py:12``. ``work`` counts logical
-    work by kind (``macs``, ``elementwise``, ``transcendental``, ``compare``); ``macs`` is None when no
-    rule knows the operator, and then ``priced`` is False. ``view`` marks views and metadata operators,
-    which stand outside every share.
+    qualified path of the innermost module, ``line`` the user's ``file.py:12``. ``work`` counts
+    logical work by kind (``macs``, ``elementwise``, ``transcendental``, ``compare``); ``macs`` is
+    None when no rule knows the operator, and then ``priced`` is False. ``view`` marks views and
+    metadata operators, which stand outside every share.
     """
 
     index: int
@@ -82,8 +82,10 @@ class Node:
 
 @dataclass
 class Graph:
-    """A captured run. ``modules`` maps qualified paths to class names; ``source`` is the fake workload
-    it was captured from (None once read back from a file), kept so that a technique can preview itself.
+    """A captured run.
+
+    ``modules`` maps qualified paths to class names; ``source`` is the fake workload it was captured
+    from (None once read back from a file), kept so that a technique can preview itself.
     """
 
     nodes: list[Node]
