@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -94,7 +94,7 @@ def _cached_or_measured() -> Device:
 
 
 @contextmanager
-def _only_one() -> Iterator[None]:
+def _only_one() -> Generator[None]:
     """One calibration at a time on this machine: two would measure each other."""
     folder = files.writable(machine.cache_dir())
     with open(folder / "calibrate.lock", "w", encoding="utf-8") as lock:
@@ -318,7 +318,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Say]:
+def _progress() -> Generator[Say]:
     """A line on stderr that says what is being measured, for as long as it takes."""
     from rich.console import Console
 

@@ -6,6 +6,7 @@ times the intensity of the grid (the accounting of the catalogue's `amp-carbon`)
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _rapl() -> list[Counter]:
 
 def _nvml() -> list[Counter]:
     try:
-        import pynvml
+        pynvml = importlib.import_module("pynvml")
     except ImportError:
         return []
     try:

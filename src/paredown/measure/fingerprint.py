@@ -223,8 +223,8 @@ def _cpu_name() -> str:
     )
 
 
-def _flags() -> set[str]:
-    return FLAGS & set(_cpuinfo("flags", "Features").split())
+def _flags() -> frozenset[str]:
+    return FLAGS & frozenset(_cpuinfo("flags", "Features").split())
 
 
 def _memory_bytes() -> int:

@@ -70,9 +70,10 @@ def torch_peak(run: Callable[[], Any]) -> int:
     results = p.profiler.kineto_results if p.profiler is not None else None
     if results is None:
         raise MeasurementError("torch's profiler returned no events")
+    events: list[Any] = results.events()
     changes = sorted(
         (e.start_ns(), e.nbytes())
-        for e in results.events()
+        for e in events
         if e.name() == "[memory]" and str(e.device_type()) == "DeviceType.CPU"
     )
     now = highest = 0
