@@ -8,7 +8,7 @@ from report import samples
 
 from paredown import report
 from paredown.figure import unavailable
-from paredown.report import page, tables
+from paredown.report import network_tables, page
 from paredown.result import Document, DownDoc, ProfileDoc
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -153,7 +153,7 @@ def test_two_thousand_operators_are_capped_and_their_sums_kept() -> None:
     assert len(text.encode()) < 1_000_000
     assert text.count("<tr>") < 700
     assert f"The 200 slowest of {len(doc.operators):,} operators" in text
-    table = tables.operators(doc.operators)
+    table = network_tables.operators(doc.operators)
     for key in ("count", "macs", "bytes"):
         assert table.shown[key] + table.rest[key] == table.all[key]
     assert table.all["macs"] == sum(o.macs or 0 for o in doc.operators)

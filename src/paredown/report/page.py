@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paredown.figure import Figure
-from paredown.report import plots, search_plots, tables, units, words
+from paredown.report import network_tables, plots, search_plots, tables, units, words
 from paredown.result import CompareDoc, Document, DownDoc, ProfileDoc
 
 
@@ -63,13 +63,13 @@ def _profile(doc: ProfileDoc) -> tuple[str, dict[str, Any]]:
     ]
     return "profile.html.j2", {
         "title": f"Profile of {doc.target}",
-        "modules": tables.modules(doc.modules),
-        "operators": tables.operators(doc.operators),
-        "kinds": tables.by_kind(doc.operators),
-        "bounds": tables.by_bound(doc.operators),
+        "modules": network_tables.modules(doc.modules),
+        "operators": network_tables.operators(doc.operators),
+        "kinds": network_tables.by_kind(doc.operators),
+        "bounds": network_tables.by_bound(doc.operators),
         "waterline": _svg(plots.waterline("waterline", doc.operators, doc.waterline, doc.target)),
         "gap": _svg(plots.gap("gap", [whole, *plots.parts(doc.operators)])),
-        "efficiency": tables.efficiency([whole], [doc.waterline]),
+        "efficiency": network_tables.efficiency([whole], [doc.waterline]),
         "memory": _svg(plots.memory("memory", [("live", "after", doc.memory)])),
         "agreement": _svg(search_plots.agreement("agreement", timed, "operators")),
     }
@@ -85,7 +85,7 @@ def _down(doc: DownDoc) -> tuple[str, dict[str, Any]]:
         "budget": tables.budget(doc.constraints),
         "sides": tables.sides(doc),
         "race": tables.race(doc),
-        "layers": tables.layers(doc.layers_before, doc.layers_after),
+        "layers": network_tables.layers(doc.layers_before, doc.layers_after),
         "waterlines": [
             _svg(plots.waterline(f"waterline-{n}", rows, level, whose))
             for n, rows, level, whose in (
@@ -94,7 +94,7 @@ def _down(doc: DownDoc) -> tuple[str, dict[str, Any]]:
             )
         ],
         "gap": _svg(plots.gap("gap", nets)),
-        "efficiency": tables.efficiency(nets, [doc.waterline_before, doc.waterline_after]),
+        "efficiency": network_tables.efficiency(nets, [doc.waterline_before, doc.waterline_after]),
         "pareto": _svg(search_plots.pareto("pareto", doc)),
         "memory": _svg(
             plots.memory(

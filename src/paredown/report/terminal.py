@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from paredown.figure import Figure
-from paredown.report import listings, tables, units, words
+from paredown.report import listings, network_tables, tables, units, words
+from paredown.report.cells import known, legend, table
 from paredown.result import (
     CardsDoc,
     CheckDoc,
@@ -31,7 +32,6 @@ from paredown.result import (
 TOP = 15
 WIDTH = 132
 TONES = {"met": "bold green", "predicted_met": "bold yellow"}
-HOW_TONES = {"predicted": "yellow", "nominal": "yellow", "unavailable": "dim"}
 
 
 def show(doc: Document, console: Console | None = None) -> None:
@@ -46,52 +46,6 @@ def show(doc: Document, console: Console | None = None) -> None:
             console = Console(width=WIDTH, highlight=False, markup=False)
     for part in render(doc):
         console.print(part)
-
-
-def known(fig: Figure | None, *, spread: bool = False) -> Text:
-    """A figure with its mark: ``1.71 ms ●``; the reason where there is none."""
-    if fig is None:
-        return Text("not recorded", style="dim")
-    if fig.value is None:
-        return Text(f"n/a ({fig.reason})", style="dim")
-    said = f"{units.figure(fig)} {units.MARKS[fig.how]}"
-    extra = units.spread(fig) if spread else ""
-    out = Text(said, style=HOW_TONES.get(fig.how, ""))
-    return out.append(f"\n{extra}", style="dim") if extra else out
-
-
-def legend(figures: Sequence[Figure | None]) -> Text:
-    """The marks that occur, explained."""
-    used = dict.fromkeys(f.how for f in figures if f is not None and f.how != "unavailable")
-    return Text(
-        ", ".join(f"{units.MARKS[h]} {h}" for h in used) + ". 1 MAC = 2 FLOPs.", style="dim"
-    )
-
-
-class Plain(Table):
-    """A table whose text is taken as it stands: ``paredown[onnx]`` is no markup."""
-
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row; strings are not parsed."""
-        super().add_row(*[Text(c) if isinstance(c, str) else c for c in cells], **options)
-
-
-def table(title: str, *columns: str, right: Sequence[int] = ()) -> Table:
-    """A plain table; columns in ``right`` hold numbers."""
-    out = Plain(
-        title=Text(title) if title else None,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        min_width=len(title),
-        show_header=any(columns),
-    )
-    for i, name in enumerate(columns):
-        justify = "right" if i in right else "left"
-        out.add_column(Text(name), justify=justify, header_style="dim", overflow="fold")
-    return out
 
 
 def profile(doc: ProfileDoc) -> list[RenderableType]:
@@ -137,7 +91,7 @@ def profile(doc: ProfileDoc) -> list[RenderableType]:
             units.count(m.params),
             units.size(m.bytes),
         )
-    found = tables.operators(doc.operators, TOP)
+    found = network_tables.operators(doc.operators, TOP)
     ops = table(
         f"The slowest of {found.top.total} operators",
         "operator",
@@ -165,7 +119,7 @@ def profile(doc: ProfileDoc) -> list[RenderableType]:
     if doc.unpriced:
         priced += f" No rule for {', '.join(doc.unpriced)}: left out, not counted as zero."
     level = doc.waterline.get("intensity")
-    under = sum(b["share"] for b in tables.by_bound(doc.operators) if b["name"] == "memory")
+    under = sum(b["share"] for b in network_tables.by_bound(doc.operators) if b["name"] == "memory")
     water = (
         f"Waterline {units.digits(level)} MAC/B; {under:.0%} of the time is bound by memory."
         if level
