@@ -86,7 +86,7 @@ class LowRank(Rewrite):
             if not (isinstance(module, (nn.Linear, *CONV)) or is_conv1d(module)):
                 continue
             name = site(path, workload, "weight")
-            reason = usage.why_not(path, module) or self._refuse(module)
+            reason = usage.why_not(module) or self._refuse(module)
             if reason is None:
                 ok[name] = path
             else:

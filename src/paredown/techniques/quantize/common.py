@@ -117,11 +117,10 @@ class Usage:
         """Every name of one parameter."""
         return self.names[id(parameter)]
 
-    def why_not(self, path: str, module: nn.Module, *, ties: bool = False) -> str | None:
+    def why_not(self, module: nn.Module) -> str | None:
         """Why this module's weight cannot be replaced by a form of ours, or None when it can.
 
-        The captured run decides: the weight must be read, and by this very module only. ``ties``
-        allows a weight that several modules share.
+        The captured run decides: the weight must be read, and by this very module only.
         """
         weight = module._parameters.get("weight")
         if weight is None:
@@ -133,12 +132,11 @@ class Usage:
         if module._forward_hooks or module._forward_pre_hooks:
             return "it carries hooks, which a swap would lose"
         names = self.tied(weight)
-        own = {f"{p}.weight" for p in self.paths[id(module)]}
-        others = [n for n in names if n not in own]
-        if others and not ties:
-            return f"its weight is shared with {others[0]}"
+        here = self.paths[id(module)]
+        other = next((n for n in names if n.rpartition(".")[0] not in here), None)
+        if other is not None:
+            return f"its weight is shared with {other}"
         readers = [n for name in names for n in self.readers[name]]
-        here = {p for name in names for p in [name.rpartition(".")[0]]}
         if not readers:
             return "it never ran on the example inputs"
         outside = next((n for n in readers if n.module not in here), None)

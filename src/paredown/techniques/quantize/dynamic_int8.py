@@ -55,7 +55,7 @@ class DynamicInt8(Rewrite):
                 return "the model is this layer alone: wrap it in a module"
             if kind != "linear":
                 return "only linear layers take their range at run time"
-            return usage.why_not(path, module)
+            return usage.why_not(module)
 
         return gather(workload, "weight", judge)
 

@@ -145,7 +145,7 @@ class _Flow:
             return _Refusal(f"{source.module} runs more than once")
         if len(self.read[value]) != 1 or value in self.graph.outputs:
             return _Refusal(f"the output of {source.module} is also used elsewhere")
-        why = self.usage.why_not(source.module, module)
+        why = self.usage.why_not(module)
         return _Refusal(f"{source.module}: {why}") if why else source.module
 
 

@@ -103,7 +103,7 @@ class StaticInt8(Rewrite):
                 return _NOT_THESE[kind]
             if getattr(module, "padding_mode", "zeros") != "zeros":
                 return f"padding_mode {module.padding_mode!r} is not zero padding"
-            return usage.why_not(path, module)
+            return usage.why_not(module)
 
         return gather(workload, "weight", judge)
 

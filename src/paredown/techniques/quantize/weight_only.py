@@ -79,7 +79,7 @@ class WeightOnly(Rewrite):
                     return why
             elif kind != "linear":
                 return "only linear layers and embeddings take packed weights"
-            why = usage.why_not(path, module)
+            why = usage.why_not(module)
             if why:
                 return why
             columns = matrix(module).shape[1]
