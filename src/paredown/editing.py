@@ -1,6 +1,7 @@
-"""Doing and recording a change at once, and replaying a recorded one on a fresh copy of the
-source.
-"""
+"""Doing and recording a change at once, and replaying a recorded one on a copy of the source."""
+
+# Torch names a module's own tensors only in its private tables.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
