@@ -244,3 +244,30 @@ def test_a_thousand_operators_take_less_than_five_seconds():
     g = capture(w)
     assert len(g.nodes) >= 1000
     assert time.perf_counter() - start < 5
+
+
+def test_inference_mode_around_a_capture_changes_nothing():
+    w = workload("cnn")
+    expected = [n.op for n in capture(w).nodes]
+    with torch.inference_mode():
+        inside = capture(Workload(w.model, (torch.randn(2, 3, 16, 16),)))
+    assert [n.op for n in inside.nodes] == expected
+    with torch.inference_mode():
+        x = torch.randn(2, 3, 16, 16)
+    assert [n.op for n in capture(Workload(w.model, (x,))).nodes] == expected
+
+
+def test_packed_sequences_are_priced():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(8, 16, batch_first=True)
+
+        def forward(self, x):
+            lengths = torch.tensor([5, 3])
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            return self.rnn(packed)[0].data
+
+    g = capture(Workload(Packed(), (torch.randn(2, 5, 8),)))
+    assert not g.unpriced
+    assert g.macs == 8 * 4 * 16 * (8 + 16)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paredown.graph import rules
-from paredown.graph.capture import capture
+from paredown.graph.capture import _record, capture
 from paredown.workload import Workload
 
 
@@ -214,6 +214,24 @@ def test_attention_backward_is_five_products():
     assert back.macs == 5 * 2 * 8 * 8 * 16
 
 
+def test_the_fused_multi_head_attention():
+    x = r(2, 16, 64)
+    g = graph(nn.MultiheadAttention(64, 4, batch_first=True), x, x, x)
+    assert node(g, "_native_multi_head_attention").macs == 32 * 4 * 64 * 64 + 2 * 32 * 16 * 64
+
+
+@pytest.mark.slow  # importing it takes seconds
+def test_flexible_attention_is_one_node():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that it is not compiled
+        g = graph(lambda s, q: flex_attention(q, q, q), r(1, 2, 128, 16))
+    n = node(g, "flex_attention")
+    assert (n.op, n.macs) == ("higher_order::flex_attention", 2 * 2 * 128 * 128 * 16)
+    assert not g.unpriced
+
+
 def test_fused_encoder_layer_by_parts():
     fused = graph(nn.TransformerEncoderLayer(64, 4, 96, batch_first=True), r(2, 16, 64))
     parts = graph(nn.TransformerEncoderLayer(64, 4, 96, batch_first=True), r(2, 16, 64), train=True)
@@ -239,9 +257,9 @@ def test_recurrent_layers(cls, layers, both):
 
 @pytest.mark.parametrize("cls", GATES, ids=lambda c: c.__name__)
 def test_whole_recurrent_operators_agree_with_their_steps(cls):
-    with torch.inference_mode():
-        x = r(5, 3, 16)  # keeps the composite operator whole
-    g = graph(cls(16, 32, 2), x)
+    with torch.inference_mode():  # keeps composite operators whole
+        g = rules.annotate(_record(Workload(cls(16, 32, 2), (r(5, 3, 16),)), False))
+    assert len(list(g.work_nodes())) <= 4
     assert g.macs == 5 * 3 * GATES[cls] * 32 * (16 + 32 + 32 + 32)
 
 

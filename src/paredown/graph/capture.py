@@ -39,7 +39,8 @@ def fake_workload(workload: Workload) -> Workload:
     are kept as they are.
     """
     mode = _mode_of(workload) or FakeTensorMode(allow_non_fake_inputs=True)
-    return _with_tensors(workload, Faker(mode))
+    with torch.inference_mode(False):
+        return _with_tensors(workload, Faker(mode))
 
 
 @contextlib.contextmanager
@@ -76,7 +77,7 @@ def capture(workload: Workload, *, train: bool = False, already_fake: bool = Fal
     source = workload if already_fake and not _real_left(workload) else fake_workload(workload)
     mode = _mode_of(source) or FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with mode, as_on_the_device():
+        with torch.inference_mode(False), mode, as_on_the_device():
             graph = _record(source, train)
     except Exception as e:
         graph = _again_with_real_weights(workload, source, train, e)
@@ -127,7 +128,8 @@ def _again_with_real_weights(
         ) from why
     random = any(isinstance(t, FakeTensor) or t.device.type == "meta" for t in _tensors(workload))
     try:
-        graph = _record(_with_tensors(workload, materialise), train)
+        with torch.inference_mode(False), as_on_the_device():
+            graph = _record(_with_tensors(workload, materialise), train)
     except Exception as e:
         where = last_user_line(e, __file__)
         raise CaptureError(f"{workload.name} raised in forward{where}: {_line_of(e)}") from e

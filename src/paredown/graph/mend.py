@@ -29,6 +29,11 @@ def as_on_the_device() -> Generator[None]:
         stack.enter_context(mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", KNOWN))
         # What a meta kernel refuses is raised and then retried; its own log lines only repeat it.
         stack.enter_context(mock.patch.object(fake_tensor.log, "disabled", True))
+        flex = sys.modules.get("torch.nn.attention.flex_attention")
+        if flex is not None:
+            # Uncompiled, it compiles itself, which a dispatch mode forbids.
+            name = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+            stack.enter_context(mock.patch.object(flex, name, True))
         utils = sys.modules.get("transformers.utils.import_utils")
         if utils is not None and hasattr(utils, "is_fake_tensor"):
             stack.enter_context(mock.patch.object(utils, "is_fake_tensor", _never))

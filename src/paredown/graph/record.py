@@ -77,12 +77,20 @@ def last_user_line(e: BaseException, inside: str) -> str:
     return f" at {os.path.basename(last.filename)}:{last.lineno}: `{last.line or last.name}`"
 
 
+def op_name(func: Any) -> str:
+    """``aten::add`` of an overload, ``higher_order::flex_attention`` of a higher-order operator."""
+    plain = isinstance(func, torch._ops.OpOverload)
+    return str(func._schema.name) if plain else f"higher_order::{func.name()}"
+
+
 class Recorder(TorchDispatchMode):
     """Records operator calls while entered; one per capture.
 
-    Storages are followed by weak references, so their lifetimes are those of the Python run. An
+    Higher-order operators (``flex_attention``) are one node each. Storages are followed by weak references, so their lifetimes are those of the Python run. An
     in-place operator gives a new tensor id over the same storage.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -157,7 +165,8 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         """Run the operator and write it down."""
         kwargs = kwargs or {}
-        if func.namespace == "prim":
+        plain = isinstance(func, torch._ops.OpOverload)
+        if plain and func.namespace == "prim":
             return func(*args, **kwargs)
         inputs: list[int] = []
         noted_args = tuple(self._note(a, inputs) for a in args)
@@ -165,15 +174,15 @@ class Recorder(TorchDispatchMode):
         out = self._call(func, args, kwargs)
         index = len(self._nodes)
         # The view of a tensor with known values is a new fake: it must not count as an allocation.
-        base = self._tensors[inputs[0]].storage if func.is_view and inputs else None
+        base = self._tensors[inputs[0]].storage if plain and func.is_view and inputs else None
         outputs = [
             self._add(t, "intermediate", None, created=index, base=base) for _, t in walk(out)
         ]
-        if not outputs and func._schema.is_mutable:
+        if plain and not outputs and func._schema.is_mutable:
             outputs = self._written(func, args, index)
         node = Node(
             index=index,
-            op=func._schema.name,
+            op=op_name(func),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             args=noted_args,

@@ -86,14 +86,18 @@ class Faker:
         """The fake of ``t``; itself when it already is one of this mode."""
         if isinstance(t, FakeTensor):
             return t
-        if t.device.type != "meta":
+        if t.device.type != "meta" and not t.is_inference():
             fake = self.mode.from_tensor(t)
             if t.layout != torch.strided and not t.is_mkldnn:
                 vars(fake)[STORED] = stored_values(t)
             if not t.is_floating_point() and t.layout == torch.strided:
                 know(fake, t.detach().clone())
             return fake
+        # Tensors made under inference mode would keep composite operators whole: only their
+        # shapes are taken.
         fake = self._of_meta(t)
+        if t.device.type != "meta" and not t.is_floating_point():
+            know(fake, t.detach().clone())
         if isinstance(t, nn.Parameter):
             return nn.Parameter(fake, requires_grad=t.requires_grad)
         return fake

@@ -16,7 +16,7 @@ from torch import nn
 
 from paredown.cost.profile import Measured
 from paredown.errors import MeasurementError
-from paredown.graph.record import Recorder
+from paredown.graph.record import Recorder, op_name
 from paredown.graph.train import training_step
 from paredown.measure.child import Jobs, Limits, tell
 from paredown.measure.compare import latency, stable_part
@@ -45,7 +45,7 @@ class _Clock(Recorder):
         start = time.perf_counter()
         out = super()._call(func, args, kwargs)
         self.seconds.append(time.perf_counter() - start)
-        self.names.append(func._schema.name)
+        self.names.append(op_name(func))
         return out
 
 

@@ -177,6 +177,7 @@ ATTENTION: dict[str, Rule] = {
             "aten::_scaled_dot_product_attention_math",
             "aten::_scaled_dot_product_attention_math_for_mps",
             "aten::_scaled_dot_product_fused_attention_overrideable",
+            "higher_order::flex_attention",
         ),
         _forward(-2),
     ),
