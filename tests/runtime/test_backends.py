@@ -145,6 +145,63 @@ class TestRefusals:
             runtime.backend(backend).lower(Workload(Branch(), (torch.ones(2),)), threads=1)
 
 
+@pytest.mark.parametrize("backend", COMPILED)
+def test_results_and_inputs_are_nobody_elses_memory(backend: str) -> None:
+    """Small tensors go through buffers, large ones are bound; strided and inference ones alike."""
+
+    class Twice(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    for side in (4, 300):
+        x = torch.randn(side, side)
+        with torch.inference_mode():
+            executable = runtime.backend(backend).lower(Workload(Twice(), (x,)), threads=1)
+        first = executable(x)
+        kept = first.clone()
+        strided = torch.randn(side, 2 * side)[:, ::2].requires_grad_()
+        torch.testing.assert_close(executable(strided), strided.detach() * 2)
+        assert torch.equal(first, kept)
+        with torch.inference_mode():
+            assert torch.equal(executable(x + 0), kept)
+
+
+def test_encoder_decoder_and_sliding_caches_come_back(tmp_path: Path) -> None:
+    from transformers.cache_utils import (
+        DynamicCache,
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+        EncoderDecoderCache,
+    )
+
+    def cache(layer: Any) -> DynamicCache:
+        made = DynamicCache()
+        layer.update(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4))
+        made.layers.append(layer)
+        return made
+
+    both = EncoderDecoderCache(cache(DynamicLayer()), cache(DynamicSlidingWindowLayer(8)))
+    parts: list[torch.Tensor] = []
+    spec = tree.flatten({"past": both}, parts, {})
+    assert len(parts) == 4
+    import json
+
+    again = tree.rebuild(json.loads(json.dumps(spec)), parts, {})["past"]
+    assert isinstance(again, EncoderDecoderCache)
+    sliding = again.cross_attention_cache.layers[0]
+    assert isinstance(sliding, DynamicSlidingWindowLayer)
+    assert (sliding.sliding_window, sliding.cumulative_length) == (8, 3)
+    assert sliding.keys is parts[2]
+
+
+def test_no_foreign_class_is_built_from_a_saved_description() -> None:
+    """Only transformers' own outputs are looked up by name; anything else becomes a plain dict."""
+    for name in ("subprocess:Popen", "transformers.utils.generic:os", "transformers:pipeline"):
+        spec = {"k": "mapping", "cls": name, "v": [["x", {"k": "const", "v": 1}]]}
+        assert tree.find_classes(spec) == {}
+        assert tree.rebuild(spec, [], tree.find_classes(spec)) == {"x": 1}
+
+
 def test_the_callers_model_is_left_alone() -> None:
     workload = convnet()
     workload.model.train()

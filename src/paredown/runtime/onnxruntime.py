@@ -204,6 +204,7 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
     """ONNX bytes (a file's path when large) of an export, and the module path of each node name."""
     from paredown.runtime import _onnx_lowering as table
 
+    _settle_layouts(exported.program)
     try:
         with quiet():
             program = torch.onnx.export(
@@ -218,6 +219,28 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
     table.lower(model)
     sites = _name_nodes(model)
     return _serialise(model), sites
+
+
+def _settle_layouts(program: torch.export.ExportedProgram) -> None:
+    """Make attention's results contiguous: decomposed, they are laid out otherwise.
+
+    The exporter traces views of them before it decomposes them, and then fails to replay the views.
+    ONNX has no strides, so the copy is no operator there.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if str(node.target) == "aten.scaled_dot_product_attention.default":
+            with graph.inserting_after(node):
+                copy = graph.call_function(
+                    torch.ops.aten.clone.default,
+                    (node,),
+                    {"memory_format": torch.contiguous_format},
+                )
+            copy.meta = {**node.meta, "val": node.meta["val"].contiguous()}
+            node.replace_all_uses_with(
+                copy, delete_user_cb=lambda user, copy=copy: user is not copy
+            )
+    program.graph_module.recompile()
 
 
 def session(source: Any, threads: int, optimized: Path | None = None) -> Any:

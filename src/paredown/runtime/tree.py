@@ -1,7 +1,7 @@
 """Nested inputs and outputs as a flat list of tensors and a JSON-able description; never pickle.
 
 Containers known: tensor, None and plain constants, list, tuple, mapping, named tuple, dataclass,
-Hugging Face `ModelOutput` and `DynamicCache`. Classes are remembered while the process lives; a
+Hugging Face `ModelOutput` and caches. Classes are remembered while the process lives; a
 description read from disk rebuilds `ModelOutput` classes by name from the installed transformers
 (and nothing else from anywhere), other classes as a plain dict or tuple.
 """
@@ -39,9 +39,10 @@ def flatten(value: Any, leaves: list[torch.Tensor], classes: Classes) -> Spec:
     if isinstance(value, torch.dtype):
         return {"k": "dtype", "v": str(value).removeprefix("torch.")}
     name = _remember(type(value), classes)
-    if _is_cache(value):
-        pairs = [[layer.keys, layer.values] for layer in value.layers]
-        return {"k": "cache", "v": [flatten(pair, leaves, classes) for pair in pairs]}
+    cache = _cache_parts(value)
+    if cache is not None:
+        kind, parts, settings = cache
+        return {"k": kind, "v": [flatten(p, leaves, classes) for p in parts], "set": settings}
     if isinstance(value, Mapping):
         items = [[k, flatten(v, leaves, classes)] for k, v in value.items()]
         return {"k": "mapping", "cls": name, "v": items}
@@ -67,8 +68,8 @@ def rebuild(spec: Spec, leaves: Sequence[Any], classes: Classes) -> Any:
         return spec["v"]
     if kind == "dtype":
         return getattr(torch, spec["v"])
-    if kind == "cache":
-        return _cache([tuple(rebuild(pair, leaves, classes)) for pair in spec["v"]])
+    if kind in ("cache", "caches"):
+        return _cache(kind, [rebuild(p, leaves, classes) for p in spec["v"]], spec["set"])
     if kind in ("list", "tuple"):
         values = [rebuild(v, leaves, classes) for v in spec["v"]]
         return _sequence(kind, values, classes.get(spec["cls"]))
@@ -86,7 +87,7 @@ def names(spec: Spec, prefix: str = "") -> Iterator[str]:
     elif kind in ("mapping", "dataclass"):
         for key, item in spec["v"]:
             yield from names(item, f"{prefix}.{key}" if prefix else str(key))
-    elif kind in ("list", "tuple", "cache"):
+    elif kind in ("list", "tuple", "cache", "caches"):
         for i, item in enumerate(spec["v"]):
             yield from names(item, f"{prefix}.{i}" if prefix else str(i))
 
@@ -138,22 +139,47 @@ def _hugging_face(name: str) -> type | None:
     return cls if isinstance(cls, type) and issubclass(cls, ModelOutput) else None
 
 
-def _is_cache(value: Any) -> bool:
-    """Whether this is exactly transformers' growing cache (its sliding and static kin are not)."""
+def _cache_parts(value: Any) -> tuple[str, list[Any], list[Any]] | None:
+    """Kind, parts and settings of transformers' growing caches, None for anything else.
+
+    A ``cache`` has a (keys, values) pair to each layer, and to each that slides its window and the
+    tokens seen so far; ``caches`` are an encoder-decoder's two.
+    """
     module = sys.modules.get("transformers.cache_utils")
-    if module is None or type(value) is not module.DynamicCache:
-        return False
-    return all(
-        type(layer) is module.DynamicLayer and layer.keys is not None for layer in value.layers
-    )
+    if module is None:
+        return None
+    if type(value) is module.EncoderDecoderCache:
+        return "caches", [value.self_attention_cache, value.cross_attention_cache], []
+    if type(value) is not module.DynamicCache:
+        return None
+    settings: list[Any] = []
+    for layer in value.layers:
+        if type(layer) is module.DynamicSlidingWindowLayer:
+            settings.append([layer.sliding_window, layer.cumulative_length])
+        elif type(layer) is module.DynamicLayer:
+            settings.append(None)
+        else:
+            return None
+    return "cache", [[layer.keys, layer.values] for layer in value.layers], settings
 
 
-def _cache(pairs: list[tuple[Any, ...]]) -> Any:
+def _cache(kind: str, parts: list[Any], settings: list[Any]) -> Any:
+    """The cache again; without transformers its parts as plain tuples."""
     try:
-        from transformers.cache_utils import DynamicCache
+        from transformers import cache_utils
     except ImportError:
-        return tuple(pairs)
-    cache = DynamicCache()
-    for i, (keys, values) in enumerate(pairs):
-        cache.update(keys, values, i)
+        return tuple(tuple(p) for p in parts)
+    if kind == "caches":
+        return cache_utils.EncoderDecoderCache(*parts)
+    cache = cache_utils.DynamicCache()
+    for (keys, values), window in zip(parts, settings, strict=True):
+        if window is None:
+            layer: Any = cache_utils.DynamicLayer()
+        else:
+            layer = cache_utils.DynamicSlidingWindowLayer(window[0])
+            layer.cumulative_length = window[1]
+        if keys is not None:
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
     return cache
