@@ -166,6 +166,22 @@ def test_results_and_inputs_are_nobody_elses_memory(backend: str) -> None:
             assert torch.equal(executable(x + 0), kept)
 
 
+def test_facade_shares_an_input_that_has_no_batch() -> None:
+    class Shift(nn.Module):
+        def forward(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+            return x @ table
+
+    table = torch.randn(1, 3)
+    workload = Workload(Shift(), (torch.randn(1, 1), table))
+    facade = Facade(runtime.backend("openvino").lower(workload, threads=1), workload)
+    x = torch.randn(4, 1)
+    torch.testing.assert_close(facade(x, table), x @ table)
+    with pytest.raises(InputError, match="disagree on the batch"):
+        facade(x, torch.randn(3, 3))
+    with pytest.raises(InputError, match="empty"):
+        facade(torch.randn(0, 1), table)
+
+
 def test_encoder_decoder_and_sliding_caches_come_back(tmp_path: Path) -> None:
     from transformers.cache_utils import (
         DynamicCache,

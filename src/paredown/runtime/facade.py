@@ -63,6 +63,8 @@ class Facade(nn.Module):
         if len(leaves) != len(self._batched):
             return None
         sizes = {t.shape[0] for t, on in zip(leaves, self._batched, strict=True) if on and t.ndim}
+        # One that stayed at the compiled size beside others that did not is shared by all pieces.
+        sizes -= {self.batch} if len(sizes) > 1 else set()
         if len(sizes) > 1:
             raise InputError(f"the batched inputs disagree on the batch: {sorted(sizes)}")
         count = sizes.pop() if sizes else None
