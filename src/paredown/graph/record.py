@@ -86,8 +86,9 @@ def op_name(func: Any) -> str:
 class Recorder(TorchDispatchMode):
     """Records operator calls while entered; one per capture.
 
-    Higher-order operators (``flex_attention``) are one node each. Storages are followed by weak references, so their lifetimes are those of the Python run. An
-    in-place operator gives a new tensor id over the same storage.
+    Storages are followed by weak references, so their lifetimes are those of the Python run. An
+    in-place operator gives a new tensor id over the same storage. Higher-order operators
+    (``flex_attention``) are one node each.
     """
 
     supports_higher_order_operators = True

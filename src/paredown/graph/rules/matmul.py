@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 
-from paredown.graph.graph import Ref, Tensor
+from paredown.graph.graph import Tensor
 from paredown.graph.rules.call import Call, Rule, Unpriceable, Work, numel
 
 
@@ -192,11 +192,6 @@ def linear_backward(c: Call) -> Work:
         elementwise=numel(grad) if mask[2] else 0,
         read=x.nbytes + grad.nbytes + w.nbytes,
     )
-
-
-def has_bias(c: Call, position: int) -> bool:
-    """Whether an optional tensor argument was given."""
-    return position < len(c.node.args) and isinstance(c.node.args[position], Ref)
 
 
 _LINEAR = (
