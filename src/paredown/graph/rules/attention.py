@@ -67,8 +67,8 @@ def encoder_layer(c: Call) -> Work:
     """The fused post- or pre-norm encoder layer: four projections, attention, two linears, two
     norms.
 
-    ``src`` is ``(batch, tokens, width)``; arguments 1 and 2 are width and heads. The hidden width is
-    that of the last matrix, the second linear's ``(width, hidden)``.
+    ``src`` is ``(batch, tokens, width)``; arguments 1 and 2 are width and heads. The hidden width
+    is that of the last matrix, the second linear's ``(width, hidden)``.
     """
     src = c.need(0)
     width, heads = int(c.arg(1, "embed_dim")), int(c.arg(2, "num_heads"))
