@@ -236,6 +236,20 @@ class Technique:
             out.append(Knob(f.name, base, f.default, space, help_))
         return out
 
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """Settings a search tries, by label: the default, and each `Choice` knob varied alone.
+
+        A technique whose knobs are many or cost alike overrides this with a short list of its own.
+        """
+        out: dict[str, dict[str, Any]] = {"on": {}}
+        for knob in cls.knobs():
+            if isinstance(knob.space, Choice):
+                for value in knob.space.options:
+                    if value != knob.default:
+                        out[f"{knob.name}={value}"] = {knob.name: value}
+        return out
+
     def settings(self) -> dict[str, Any]:
         """The knobs' values, as a recipe holds them."""
         return dataclasses.asdict(self)

@@ -38,8 +38,12 @@ def truth(candidate, rng):
     base = {"eager": 20e-3, "inductor": 8e-3, "onnxruntime": 5e-3, "openvino": 4e-3}[c["backend"]]
     speed = {"off": 1, "0.25": 0.85, "0.5": 0.65, "0.625": 0.5}[c["prune"]]
     numeric = {
-        ("int8", "eager"): 2.1, ("int8", "inductor"): 1.4, ("int8", "onnxruntime"): 0.7,
-        ("int8", "openvino"): 0.55, ("dynamic", "openvino"): 1.1, ("int4", "openvino"): 0.95,
+        ("int8", "eager"): 2.1,
+        ("int8", "inductor"): 1.4,
+        ("int8", "onnxruntime"): 0.7,
+        ("int8", "openvino"): 0.55,
+        ("dynamic", "openvino"): 1.1,
+        ("int4", "openvino"): 0.95,
     }.get((c["numeric"], c["backend"]), 1.3 if c["numeric"] != "off" else 1.0)
     bf16 = {"eager": 1.2, "openvino": 0.6}.get(c["backend"], 0.8) if c["precision"] == "bf16" else 1
     if c["numeric"] == "int8" and c["precision"] == "bf16":

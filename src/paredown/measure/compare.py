@@ -119,6 +119,14 @@ def latency(samples: Sequence[float]) -> Figure:
     )
 
 
+def inverse(figure: Figure, unit: str) -> Figure:
+    """A rate from a time, or a throughput ratio from a latency ratio; its spread turned round."""
+    low, high = figure.spread or (figure.known(), figure.known())
+    return Figure(
+        value=1 / figure.known(), unit=unit, how=figure.how, spread=(1 / high, 1 / low), n=figure.n
+    )
+
+
 def paired_ratio(ours: Sequence[float], base: Sequence[float], seed: int = 0) -> Figure:
     """Median of paired ratios with its 95 % bootstrap interval."""
     ratios = np.asarray(ours) / np.asarray(base)

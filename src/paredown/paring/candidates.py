@@ -13,7 +13,7 @@ from paredown.paring.effort import Grant, fast_bf16
 from paredown.paring.request import Request
 from paredown.recipe import Recipe, Target
 from paredown.search.goal import Goal, Limit
-from paredown.search.space import Choice, Space, variants
+from paredown.search.space import Choice, Space
 from paredown.technique import Needs, Rewrite, Stage, Touches
 from paredown.workload import Workload
 
@@ -48,7 +48,7 @@ def choices(request: Request, graph: Graph, granted: Grant | None) -> Choices:
             reasons = sorted(set(sites.refused.values()))
             out.left_out[name] = reasons[0] if reasons else "it has no site on this network"
             continue
-        settings = variants(cls)
+        settings = cls.variants()
         if Needs.TRAINING in cls.needs:
             if granted is None:
                 out.left_out[name] = "the effort does not buy enough training steps"
@@ -81,12 +81,29 @@ def _why_not(name: str, request: Request) -> str | None:
     return None
 
 
+SLOW_TO_COMPILE = "inductor"
+COMPILES_S = 10.0
+"""Seconds that inductor takes to compile one small network here; it stays out of short searches."""
+
+
+def backends(request: Request, found: Choices) -> list[str]:
+    """The backends worth the effort; one that was named is always used."""
+    names = request.usable
+    if len(names) > 1 and SLOW_TO_COMPILE in names and request.effort_s < 20 * COMPILES_S:
+        found.left_out[SLOW_TO_COMPILE] = (
+            f"compiling takes about {COMPILES_S:g} s a candidate, too much of an effort of "
+            f"{request.effort_s:g} s; name it with --backend {SLOW_TO_COMPILE} or give more"
+        )
+        return [n for n in names if n != SLOW_TO_COMPILE]
+    return names
+
+
 def space(request: Request, found: Choices, ranking: dict[str, list[str]]) -> Space:
     """The space over the usable backends. ``ranking``: technique -> sites, most sensitive first."""
     numeric = any(Touches.WEIGHT_DTYPE in c.technique.touches for c in found.used)
     return Space(
         found.used,
-        request.usable,
+        backends(request, found),
         spare=SPARE if numeric and ranking else (0.0,),
         ranking=ranking,
         keep=request.keep,

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from paredown.paring import outcome, request
-from paredown.paring.run import Run, run, trial_folder
+from paredown.paring.measuring import trial_folder
+from paredown.paring.run import Run, run
 from paredown.report.progress import Progress, quiet
 from paredown.result import DownDoc
 from paredown.workload import Workload

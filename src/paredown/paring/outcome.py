@@ -7,7 +7,9 @@ from typing import Any
 
 from paredown.figure import Figure
 from paredown.paring import candidates
-from paredown.paring.run import Run, judged, trial_folder
+from paredown.paring.measuring import trial_folder
+from paredown.paring.proving import judged
+from paredown.paring.run import Run
 from paredown.recipe import Recipe
 from paredown.result import (
     ConstraintResult,

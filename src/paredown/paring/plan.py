@@ -10,8 +10,8 @@ from paredown.figure import predicted
 from paredown.graph.capture import capture
 from paredown.paring import candidates, request
 from paredown.paring.effort import Grant
+from paredown.paring.measuring import TRIAL_S
 from paredown.paring.prior import prior
-from paredown.paring.run import TRIAL_S
 from paredown.result import PlanDoc
 from paredown.search.goal import Goal, Limit
 from paredown.workload import Workload

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from paredown import runtime
 from paredown.cost import price
 from paredown.device.device import Device
 from paredown.errors import NotApplicable, ParedownError
@@ -30,6 +31,8 @@ class Prior:
     """Backend -> predicted seconds of the original; ``size``, ``memory``, ``macs``, ``params``."""
     ratios: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    refused: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """(technique, label, backend) -> why that backend cannot run what the technique leaves."""
     baseline: dict[str, float] = field(default_factory=dict)
     """Measured values of the eager original, once known: predictions are scaled to them."""
     scale: float = 1.0
@@ -119,6 +122,10 @@ def _preview(
     except ParedownError as e:
         found.failed[key] = f"its preview failed: {e}"
         return
+    for name in backends:
+        reasons = runtime.backend(name).supports(after.source, after)
+        if reasons:
+            found.refused[(*key, name)] = reasons[0]
     costs = _costs(after, device, backends)
     found.ratios[key] = {k: costs[k] / found.base[k] for k in costs if found.base.get(k)}
 

@@ -11,7 +11,7 @@ import torch
 
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import interleave
+from paredown.measure.compare import interleave, inverse
 from paredown.search import trial
 from paredown.search.trial import Source
 
@@ -61,14 +61,35 @@ def prove(spec: Proof) -> dict[str, Any]:
     comparison = interleave(subjects, seconds=spec.seconds, seed=spec.seed)
     ratios: dict[str, dict[str, Figure]] = {}
     for t in comparison.timings:
-        figures[t.name]["latency"] = t.latency
-        ratios[t.name] = {"latency": t.ratio}
+        figures[t.name] |= {"latency": t.latency, "throughput": inverse(t.latency, "runs/s")}
+        ratios[t.name] = {"latency": t.ratio, "throughput": inverse(t.ratio, "x")}
     return {
         "figures": figures,
         "ratios": ratios,
         "a_a": comparison.a_a,
         "judged_by": "verify" if original.verify is not None else "evaluate",
     }
+
+
+def loaded_for_memory(folder: Path, threads: int, source: Source) -> Any:
+    """An artefact ready for one warm run, as `measure.memory` loads it in its own child."""
+    from paredown import artefact
+    from paredown.manifest import REBUILT
+
+    torch.set_num_threads(threads)
+    rebuilt = artefact.check(folder).backend in REBUILT
+    loaded = artefact.load(folder, threads=threads, source=source.get() if rebuilt else None)
+    return loaded.executable, loaded.workload.inputs, loaded.workload.kwargs
+
+
+def original_for_memory(source: Source, threads: int) -> Any:
+    """The eager original ready for one warm run."""
+    from paredown import runtime
+
+    torch.set_num_threads(threads)
+    original = source.get()
+    eager = runtime.backend("eager").lower(original, threads=threads)
+    return eager, original.inputs, original.kwargs
 
 
 def _judged(spec: Proof, original: Workload, model: torch.nn.Module) -> dict[str, Figure]:

@@ -8,11 +8,11 @@ conflict, or that a backend cannot run at all, never enter.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from paredown.technique import Choice as Options
+from paredown.ordering import conflict, same_place
 from paredown.technique import Needs, Sites, Stage, Technique, Touches, matches
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Space:
     spare: tuple[float, ...] = (0.0,)
     ranking: dict[str, list[str]] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
+    refused: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """(technique, label, backend) -> why that backend cannot run it."""
 
     def axes(self) -> list[Axis]:
         """Every axis with its options."""
@@ -100,7 +102,12 @@ class Space:
             Candidate(tuple(zip([a.name for a in axes], labels, strict=True)))
             for labels in itertools.product(*[a.options for a in axes])
         )
-        found = [c for c in every if self.valid(c)]
+        clashing = {
+            frozenset({a.name, b.name})
+            for a, b in itertools.combinations(self.choices, 2)
+            if _clash(a, b)
+        }
+        found = [c for c in every if self.valid(c, clashing)]
         return sorted(found, key=lambda c: len(self.on(c)))
 
     def on(self, candidate: Candidate) -> list[Choice]:
@@ -109,15 +116,17 @@ class Space:
         used = [c for c in self.choices if chosen[c.name] != OFF]
         return sorted(used, key=lambda c: c.technique.stage)
 
-    def valid(self, candidate: Candidate) -> bool:
-        """No two techniques that change the same numbers, recovery only where something was cut,
-        sites spared only where a numeric technique is on.
+    def valid(self, candidate: Candidate, clashing: Collection[frozenset[str]] = ()) -> bool:
+        """No two ``clashing`` techniques, none that the backend refuses, recovery only where
+        something was cut, sites spared only where a numeric technique is on.
         """
         on = self.on(candidate)
-        numeric = [c for c in on if is_numeric(c.technique)]
-        if len(numeric) > 1:
+        if any({a.name, b.name} in clashing for a, b in itertools.combinations(on, 2)):
             return False
         chosen = dict(candidate.point)
+        if any((c.name, chosen[c.name], candidate.backend) in self.refused for c in on):
+            return False
+        numeric = [c for c in on if is_numeric(c.technique)]
         if not numeric and chosen.get(SPARED, "0") != "0":
             return False
         cuts = any(Touches.WEIGHT_SHAPE in c.technique.touches and not c.always for c in on)
@@ -154,6 +163,15 @@ class Space:
         return ranked[: round(share * len(ranked))]
 
 
+def _clash(a: Choice, b: Choice) -> bool:
+    """Whether two techniques would set the same thing at a site where both can act."""
+    return any(
+        conflict(a.technique, b.technique, x) is not None
+        for x in a.sites.ok
+        if any(same_place(x, y) for y in b.sites.ok)
+    )
+
+
 def _names_any(pattern: str, sites: Iterable[str]) -> bool:
     return any(matches(s, pattern) for s in sites)
 
@@ -161,23 +179,6 @@ def _names_any(pattern: str, sites: Iterable[str]) -> bool:
 def is_numeric(technique: type[Technique]) -> bool:
     """Whether a technique changes the dtype of weights at single sites (int8, int4)."""
     return technique.stage == Stage.NUMERIC
-
-
-def variants(technique: type[Technique], limit: int = 8) -> dict[str, dict[str, Any]]:
-    """Settings a search tries: a technique's own list, else its default and single-knob
-    variations.
-    """
-    own = getattr(technique, "variants", None)
-    if own is not None:
-        return dict(own())
-    out: dict[str, dict[str, Any]] = {"on": {}}
-    for knob in technique.knobs():
-        if not isinstance(knob.space, Options):
-            continue
-        for value in knob.space.options:
-            if value != knob.default and len(out) < limit:
-                out[f"{knob.name}={value}"] = {knob.name: value}
-    return out
 
 
 def as_params(candidate: Candidate) -> dict[str, str]:

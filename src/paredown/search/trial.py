@@ -20,7 +20,7 @@ import torch
 from paredown.errors import NotApplicable
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import interleave
+from paredown.measure.compare import interleave, inverse
 
 if TYPE_CHECKING:
     from paredown.device.device import Device
@@ -138,6 +138,8 @@ def run(spec: Spec) -> dict[str, Any]:
     report.figures.update(judge(spec, original, workload, executable))
     tell("timing")
     report.figures["latency"], report.ratios["latency"] = timed(spec, original, executable)
+    report.figures["throughput"] = inverse(report.figures["latency"], "runs/s")
+    report.ratios["throughput"] = inverse(report.ratios["latency"], "x")
     tell("pricing")
     _price(spec, workload, report)
     report.sites = site_reports(changes, executable)

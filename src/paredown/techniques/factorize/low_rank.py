@@ -68,6 +68,11 @@ class LowRank(Rewrite):
     rank: Annotated[int, "a fixed rank (0: by share or energy)"] = 0
     round_to: Annotated[int, Choice(1, 8), "ranks stay a multiple of this where they can"] = 8
 
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """Two ranks, fitted to the outputs on calibration inputs."""
+        return {f"{s:g}": {"share": s, "aware": True} for s in (0.75, 0.5)}
+
     def __post_init__(self) -> None:
         """Validate the knobs; raises ``InputError``."""
         if not 0 < self.share <= 1:

@@ -83,6 +83,11 @@ class StaticInt8(Rewrite):
     per_channel: Annotated[bool, "one weight scale per output channel, else one per tensor"] = True
     weight_bits: Annotated[int, "8, or 4 for study: a 4-bit weight still takes a byte here"] = 8
 
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """The default, and the whole range kept."""
+        return {"on": {}, "whole range": {"percentile": 100.0}}
+
     def __post_init__(self) -> None:
         if not 50.0 < self.percentile <= 100.0:
             raise InputError(f"percentile must lie in (50, 100], got {self.percentile}")

@@ -57,6 +57,11 @@ class WeightOnly(Rewrite):
     clip: Annotated[bool, "shrink each group's range to the least squared error"] = False
     embeddings: Annotated[bool, "pack embedding tables too"] = False
 
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """Int8 per row, int4 in groups of 32."""
+        return {"int8": {}, "int4": {"bits": 4, "group_size": 32, "clip": True}}
+
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise InputError(f"bits must be 4 or 8, got {self.bits}")

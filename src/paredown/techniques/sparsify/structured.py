@@ -64,6 +64,11 @@ class StructuredPruning(Rewrite):
     round_to: Annotated[int, Choice(1, 8), "channels stay a multiple of this where they can"] = 8
     streams: Annotated[bool, Choice(False, True), "also cut residual streams"] = False
 
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """Shares alone: what is cut matters more than how it was ranked."""
+        return {f"{s:g}": {"share": s} for s in (0.125, 0.25, 0.375, 0.5, 0.625)}
+
     def __post_init__(self) -> None:
         """Validate the knobs; raises ``InputError``."""
         if not 0 <= self.share < 1:
@@ -166,11 +171,15 @@ class StructuredPruning(Rewrite):
             if counts[g.site] < g.size:
                 kept[g.site] = sorted(int(i) for i in best)
         attrs = settle(deps, kept, check=check) if kept else []
+        # Many tensors keep the same positions: each list is written down once.
+        tables: dict[tuple[int, ...], int] = {}
+        cuts = [(c.name, c.dim, tables.setdefault(c.keep, len(tables))) for c in deps.cuts(kept)]
         return Decisions(
             {
                 "kept": {_original(workload, s): k for s, k in kept.items()},
                 "of": {_original(workload, g.site): g.size for g in groups},
-                "cuts": [[c.name, c.dim, list(c.keep)] for c in deps.cuts(kept)],
+                "positions": [list(t) for t in tables],
+                "cuts": [list(c) for c in cuts],
                 "attrs": [[a.path, a.name, _listed(a.value)] for a in attrs],
             }
         )
@@ -202,7 +211,8 @@ class StructuredPruning(Rewrite):
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Slice the tensors and set the attributes that the decisions list."""
         editor = Editor(workload)
-        cut_tensors(editor, [Cut(n, d, tuple(k)) for n, d, k in decisions.values["cuts"]])
+        keep = [tuple(k) for k in decisions.values["positions"]]
+        cut_tensors(editor, [Cut(n, d, keep[k]) for n, d, k in decisions.values["cuts"]])
         for path, name, value in decisions.values["attrs"]:
             editor.attr(path, name, tuple(value) if isinstance(value, list) else value)
         kept, of = decisions.values["kept"], decisions.values["of"]

@@ -1,0 +1,177 @@
+"""Measuring for a search: the original once, and each candidate in a child of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paredown import artefact, quality
+from paredown.figure import Figure, counted
+from paredown.graph.capture import capture
+from paredown.measure import memory
+from paredown.measure.child import Jobs, Limits
+from paredown.paring import candidates
+from paredown.paring.effort import Clock
+from paredown.paring.request import Request
+from paredown.report.progress import Progress
+from paredown.search import trial
+from paredown.search.goal import Goal
+from paredown.search.loop import Measured
+from paredown.search.prove import loaded_for_memory, original_for_memory
+from paredown.search.space import Candidate, Space
+from paredown.search.store import Store
+
+TRIAL_S = 1.2
+"""Seconds of interleaved timing per trial; the final proof takes longer."""
+
+
+def baseline(request: Request, jobs: Jobs, cache: Path) -> dict[str, Figure]:
+    """The original as its author runs it: eager, own dtype, same threads."""
+    figures = jobs.run(_measure_original, request.source, request.threads, request.seed)
+    size = sum(
+        t.numel() * t.element_size() for t in _unique(request.workload.model.state_dict().values())
+    )
+    figures["size"] = counted(size, "B")
+    figures["memory"] = memory.measure(
+        original_for_memory, request.source, request.threads, backend="eager"
+    )
+    return figures
+
+
+def _unique(tensors: Any) -> list[Any]:
+    """One tensor per storage: tied weights are written once."""
+    return list({t.untyped_storage().data_ptr() or id(t): t for t in tensors}.values())
+
+
+def _measure_original(source: trial.Source, threads: int, seed: int) -> dict[str, Figure]:
+    import torch
+
+    from paredown import runtime
+    from paredown.measure.compare import interleave
+
+    torch.set_num_threads(threads)
+    original = source.get()
+    eager = runtime.backend("eager").lower(original, threads=threads)
+    c = interleave(
+        [("baseline", lambda: eager(*original.inputs, **original.kwargs))], seconds=1, seed=seed
+    )
+    figures = {"latency": c["baseline"].latency}
+    graph = capture(original)
+    figures["macs"] = counted(graph.macs, "MAC")
+    figures["params"] = counted(graph.params, "1")
+    if original.evaluate is not None:
+        scores = quality.judge(original.evaluate, original.model)
+        figures["score"] = quality.score(scores, seed=seed)
+    return figures
+
+
+@dataclass
+class Measure:
+    """Runs one candidate in a child; the search's `measure`."""
+
+    request: Request
+    space: Space
+    jobs: Jobs
+    cache: Path
+    progress: Progress
+    baseline: dict[str, float]
+    clock: Clock
+
+    def __call__(self, id: int, candidate: Candidate) -> Measured:
+        """Run trial ``id``; raises `ParedownError` when the candidate fails."""
+        folder = trial_folder(self.request.out, id)
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = trial.Spec(
+            id,
+            self.request.source,
+            self.space.recipe(
+                candidate,
+                target=candidates.target_of(self.request.workload),
+                threads=self.request.threads,
+                seed=self.request.seed,
+            ),
+            folder,
+            self.cache,
+            self.request.device,
+            self.request.threads,
+            TRIAL_S,
+            split=split_for(self.request, decide=False),
+            seed=self.request.seed,
+        )
+        self.progress.update(f"trial {id}: {candidate.text()}")
+        start = time.monotonic()
+        body = self.jobs.run(
+            trial.run,
+            spec,
+            limits=Limits.default(max(120.0, self.request.effort_s)),
+            on_message=lambda m: self.progress.update(f"trial {id}: {candidate.text()}: {m}"),
+        )
+        report = trial.load(body)
+        if any(c.kind.name == "memory" for c in self.request.budget):
+            report.figures["memory"] = memory_of(self.request, folder / "artefact")
+        self.clock.note(candidate, time.monotonic() - start)
+        return measured(report, self.baseline)
+
+
+def memory_of(request: Request, folder: Path) -> Figure:
+    """Peak memory of an artefact; unavailable with the reason where it cannot be counted."""
+    backend = artefact.check(folder).backend
+    return memory.measure(
+        loaded_for_memory, folder, request.threads, request.source, backend=backend
+    )
+
+
+def measured(report: trial.Report, baseline: dict[str, float]) -> Measured:
+    """A trial's report as the search needs it: the latency by its paired ratio, which is
+    steadier.
+    """
+    values = {m: f.value for m, f in report.figures.items() if f.value is not None}
+    ratio = report.ratios["latency"].value
+    if ratio is not None and "latency" in baseline:
+        values["latency"] = ratio * baseline["latency"]
+    values["throughput"] = 1.0 / values["latency"]
+    body = report.dump()
+    del body["detail"]
+    return Measured(values, body)
+
+
+def split_for(request: Request, *, decide: bool) -> np.ndarray | None:
+    """Without `verify`, the half of the examples that guides the search or decides the verdict."""
+    w = request.workload
+    if w.verify is not None or w.evaluate is None:
+        return None
+    kept = request.out / "shared" / "examples.npy"
+    if not kept.exists():
+        scores = quality.judge(w.evaluate, w.model)
+        np.save(kept, np.asarray(0 if isinstance(scores, float) else np.size(scores)))
+    n = int(np.load(kept))
+    if n < 2:
+        return None
+    guide, decides = quality.split_by_hash(n)
+    return decides if decide else guide
+
+
+def trial_folder(out: Path, id: int) -> Path:
+    """Where a trial keeps its artefact and result."""
+    return out / "trials" / f"{id:04d}"
+
+
+def finish_interrupted(
+    request: Request, store: Store, goal: Goal, baseline: dict[str, float]
+) -> None:
+    """Trials that ran when a search was killed: finished ones are told now, the others failed."""
+    for id, _candidate in store.interrupted():
+        result = trial_folder(request.out, id) / trial.RESULT
+        if result.exists():
+            report = trial.load(json.loads(result.read_text()))
+            found = measured(report, baseline)
+            body = {**found.body, "values": found.values}
+            store.tell(id, "done", goal.score(found.values), body)
+        else:
+            why = {"reason": "the search was killed while it ran", "proposal": True}
+            store.tell(id, "skipped", 0.0, why)

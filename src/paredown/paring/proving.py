@@ -1,0 +1,105 @@
+"""Proving the best: loaded back from disk, judged on held-out examples, timed side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from paredown.errors import CandidateFailed
+from paredown.measure.child import Jobs
+from paredown.paring.measuring import memory_of, split_for, trial_folder
+from paredown.report.progress import Progress
+from paredown.result import ConstraintResult
+from paredown.search.loop import Outcome
+from paredown.search.prove import Proof, prove
+from paredown.search.space import OFF, Candidate
+
+if TYPE_CHECKING:
+    from paredown.paring.run import Run
+
+PROOF_S = 6.0
+KEPT_FOR_PROOF = 3
+PRECISION_ONLY = frozenset({"bf16", "fold-norm"})
+"""Switching the runtime may also switch the precision to what the runtime offers by itself."""
+
+
+def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
+    """Load the best artefacts back from disk and judge them; the first that holds wins.
+
+    The next best is tried only when the best fails on the examples that decide, and the report says
+    how many were.
+    """
+    request = run.request
+    run.single = best_single(run)
+    ranked = run.search.ranked()[:KEPT_FOR_PROOF]
+    for turn, outcome in enumerate(ranked):
+        progress.update(f"proving {outcome.candidate.text()}")
+        folders = {"after": trial_folder(request.out, outcome.id) / "artefact"}
+        if run.single is not None and run.single.id != outcome.id:
+            folders["single"] = trial_folder(request.out, run.single.id) / "artefact"
+        spec = Proof(
+            request.source,
+            folders,
+            request.threads,
+            PROOF_S,
+            split_for(request, decide=True),
+            request.seed,
+        )
+        try:
+            proof = jobs.run(prove, spec, on_message=lambda m: progress.update(f"proving: {m}"))
+        except CandidateFailed as e:
+            run.notes.append(f"{outcome.candidate.text()} failed its proof: {e}")
+            continue
+        for name, folder in folders.items():
+            proof["figures"][name]["memory"] = memory_of(request, folder)
+        results = judged(run, proof)
+        if run.winner is None or all(r.met for r in results):
+            run.winner, run.proof = outcome, proof
+        if all(r.met for r in results):
+            break
+        if run.goal.met(outcome.values):
+            run.notes.append(
+                f"{outcome.candidate.text()} met the budget in the search but not in the proof; "
+                f"{turn + 1} candidate(s) were judged on the deciding examples"
+            )
+        else:
+            break
+
+
+def judged(run: Run, proof: dict[str, Any]) -> list[ConstraintResult]:
+    """The constraints judged on what was proved."""
+    return run.request.budget.judge(
+        proof["figures"]["after"],
+        {**run.baseline, **proof["figures"]["baseline"]},
+        proof["ratios"]["after"],
+        accept_predicted=run.request.accept_predicted,
+    )
+
+
+def best_single(run: Run) -> Outcome | None:
+    """The fastest of the plain backends whose quality holds: what merely switching runtimes
+    gives.
+    """
+    switched = set(plain([o.candidate for o in run.search.outcomes]))
+    quality_limits = [x for x in run.goal.limits if x.metric in ("drop", "fidelity", "score")]
+    fit = [
+        o
+        for o in run.search.outcomes
+        if o.state == "done"
+        and o.candidate in switched
+        and all(x.metric in o.values and x.miss(o.values[x.metric]) == 0 for x in quality_limits)
+    ]
+    return min(fit, key=lambda o: o.values["latency"], default=None)
+
+
+def plain(every: list[Candidate]) -> list[Candidate]:
+    """What merely switching the runtime gives: no technique but precision and folding."""
+    found = [
+        c
+        for c in every
+        if all(
+            label in (OFF, "0") or axis in PRECISION_ONLY or axis == "backend"
+            for axis, label in c.point
+        )
+    ]
+    # Inductor compiles for tens of seconds: with little effort the others come first.
+    return sorted(found, key=lambda c: c.backend == "inductor")
