@@ -14,10 +14,10 @@ float sum8(__m256 v) {
     return sum;
 }
 
-int32_t sum8(__m256i v) {
+int64_t sum8(__m256i v) {
     alignas(32) int32_t lane[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(lane), v);
-    int32_t sum = 0;
+    int64_t sum = 0;
     for (int32_t x : lane) sum += x;
     return sum;
 }
@@ -57,7 +57,7 @@ uint64_t peak_i8(uint64_t blocks, double* sink) {
                 asm volatile("" : "+x"(a));  // else the product is computed once for all
                 v = _mm256_add_epi32(v, _mm256_madd_epi16(a, b));
             }
-    for (auto& v : x) *sink += sum8(v);
+    for (auto& v : x) *sink += static_cast<double>(sum8(v));
     return blocks * 16 * kChains * 16;
 }
 
@@ -96,7 +96,7 @@ int32_t dot_i8(const uint8_t* a, const int8_t* b, size_t n) {
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i)));
         s = _mm256_add_epi32(s, _mm256_madd_epi16(wa, wb));
     }
-    int32_t sum = sum8(s);
+    auto sum = static_cast<int32_t>(sum8(s));
     for (; i < n; ++i) sum += int32_t(a[i]) * int32_t(b[i]);
     return sum;
 }

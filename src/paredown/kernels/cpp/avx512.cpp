@@ -8,6 +8,23 @@ namespace {
 
 constexpr int kChains = 16;
 
+// The headers' own reductions add as signed numbers, whose overflow is undefined.
+uint64_t sum64(__m512i v) {
+    alignas(64) uint64_t lane[8];
+    _mm512_store_si512(lane, v);
+    uint64_t sum = 0;
+    for (uint64_t x : lane) sum += x;
+    return sum;
+}
+
+int64_t sum32(__m512i v) {
+    alignas(64) int32_t lane[16];
+    _mm512_store_si512(lane, v);
+    int64_t sum = 0;
+    for (int32_t x : lane) sum += x;
+    return sum;
+}
+
 uint64_t peak_f32(uint64_t blocks, double* sink) {
     __m512 a = _mm512_set1_ps(0.999F), b = _mm512_set1_ps(0.001F), x[kChains];
     asm volatile("" : "+v"(a), "+v"(b));
@@ -39,7 +56,7 @@ uint64_t peak_i8(uint64_t blocks, double* sink) {
                 asm volatile("" : "+v"(a));  // else the product is computed once for all
                 v = _mm512_add_epi32(v, _mm512_madd_epi16(a, b));
             }
-    for (auto& v : x) *sink += _mm512_reduce_add_epi32(v);
+    for (auto& v : x) *sink += static_cast<double>(sum32(v));
     return blocks * 16 * kChains * 32;
 }
 
@@ -75,7 +92,7 @@ int32_t dot_i8(const uint8_t* a, const int8_t* b, size_t n) {
         const __m512i wb = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(m, b + i));
         s = _mm512_add_epi32(s, _mm512_madd_epi16(wa, wb));
     }
-    return _mm512_reduce_add_epi32(s);
+    return static_cast<int32_t>(sum32(s));
 }
 
 uint64_t read(const uint8_t* p, size_t bytes) {
@@ -86,7 +103,7 @@ uint64_t read(const uint8_t* p, size_t bytes) {
         for (int j = 0; j < 8; ++j)
             s[j] = _mm512_add_epi64(s[j], _mm512_loadu_si512(p + i + 64 * j));
     for (int j = 1; j < 8; ++j) s[0] = _mm512_add_epi64(s[0], s[j]);
-    return static_cast<uint64_t>(_mm512_reduce_add_epi64(s[0])) + read_tail(p + i, bytes - i);
+    return sum64(s[0]) + read_tail(p + i, bytes - i);
 }
 
 void write(uint8_t* p, size_t bytes, uint8_t value) {

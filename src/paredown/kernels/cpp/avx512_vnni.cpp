@@ -8,6 +8,14 @@ namespace {
 
 constexpr int kChains = 16;
 
+int64_t sum32(__m512i v) {
+    alignas(64) int32_t lane[16];
+    _mm512_store_si512(lane, v);
+    int64_t sum = 0;
+    for (int32_t x : lane) sum += x;
+    return sum;
+}
+
 uint64_t peak_i8(uint64_t blocks, double* sink) {
     __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2), x[kChains];
     asm volatile("" : "+v"(a), "+v"(b));
@@ -15,7 +23,7 @@ uint64_t peak_i8(uint64_t blocks, double* sink) {
     for (uint64_t block = 0; block < blocks; ++block)
         for (int i = 0; i < 16; ++i)
             for (auto& v : x) v = _mm512_dpbusd_epi32(v, a, b);
-    for (auto& v : x) *sink += _mm512_reduce_add_epi32(v);
+    for (auto& v : x) *sink += static_cast<double>(sum32(v));
     return blocks * 16 * kChains * 64;
 }
 
@@ -27,7 +35,7 @@ int32_t dot_i8(const uint8_t* a, const int8_t* b, size_t n) {
         s = _mm512_dpbusd_epi32(s, _mm512_maskz_loadu_epi8(m, a + i),
                                 _mm512_maskz_loadu_epi8(m, b + i));
     }
-    return _mm512_reduce_add_epi32(s);
+    return static_cast<int32_t>(sum32(s));
 }
 
 }  // namespace

@@ -120,7 +120,8 @@ NB_MODULE(_native, m) {
           "B/s of read, write or copy over a working set as {best, median, rounds}.");
     m.def("dot_f32", &dot_f32, "a"_a, "b"_a, "isa"_a, "Dot product of float32 vectors.");
     m.def("dot_bf16", &dot_bf16, "a"_a, "b"_a, "isa"_a, "Dot product of bfloat16 bit patterns (uint16).");
-    m.def("dot_i8", &dot_i8, "a"_a, "b"_a, "isa"_a, "Exact dot product of uint8 and int8 vectors.");
+    m.def("dot_i8", &dot_i8, "a"_a, "b"_a, "isa"_a,
+          "Dot product of uint8 and int8 vectors, exact up to 65,792 elements (int32).");
     m.def("read_sum", &read_sum, "data"_a, "isa"_a,
           "Sum of the 64-bit words of a byte vector, zero-padded, modulo 2**64.");
     m.def("fill", &fill, "data"_a, "value"_a, "isa"_a, "Set every byte of a vector.");
