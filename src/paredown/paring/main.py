@@ -74,5 +74,7 @@ def _deliver(finished: Run, doc: DownDoc) -> None:
         artefact.publish(trial_folder(out, finished.winner.id) / "artefact", out)
     write_text(out / "result.json", doc.to_json())
     report.write(doc, out / "report.html")
+    if finished.winner is not None:
+        artefact.seal(out)
     # The shared float parts and the losers' weights are not needed any more; the store stays.
     shutil.rmtree(out / "shared", ignore_errors=True)
