@@ -161,7 +161,8 @@ def residuals(pairs: Sequence[tuple[str, float, float]]) -> Capped[dict[str, Any
         for label, p, m in pairs
         if m > 0
     ]
-    return cap(sorted(rows, key=lambda r: -abs(r["off"])), "candidates", order="worst predicted")
+    rows.sort(key=lambda r: -abs(r["off"]))
+    return cap(rows, "candidates", most=15, order="worst predicted")
 
 
 def trials(rows: Sequence[Trial]) -> Capped[Trial]:
