@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -109,8 +111,8 @@ def test_peaks_rise_with_the_instruction_set(isa: str) -> None:
     assert rate["rounds"] >= 3
     assert 0 < rate["median"] <= rate["best"]
     scalar = native.peak("float32", "scalar", [_core()], 0.03)["best"]
-    # Vectors do at least four times the scalar work, on any machine and however busy.
-    assert isa == "scalar" or rate["best"] > 4 * scalar
+    # Vectors do at least four times the scalar work on any machine.
+    assert isa == "scalar" or _reaches(4 * scalar, lambda: _peak("float32", isa))
 
 
 def test_units_that_a_level_lacks_are_none_not_zero() -> None:
@@ -122,16 +124,16 @@ def test_units_that_a_level_lacks_are_none_not_zero() -> None:
 @pytest.mark.amx
 @pytest.mark.skipif("amx" not in LEVELS, reason="no AMX here")
 def test_tiles_outrun_vectors() -> None:
-    tiles = native.peak("int8", "amx", [_core()], 0.1)["best"]
-    assert tiles > 3 * native.peak("int8", "avx512_vnni", [_core()], 0.1)["best"]
+    assert _reaches(3 * _peak("int8", "avx512_vnni"), lambda: _peak("int8", "amx"))
 
 
 @pytest.mark.parametrize("kind", ["read", "write", "copy"])
 def test_bandwidth_falls_off_the_caches(kind: str) -> None:
     isa = LEVELS[-1]
-    near = native.bandwidth(kind, 24 << 10, isa, [_core()], 0.05)["best"]
     far = native.bandwidth(kind, 256 << 20, isa, [_core()], 0.05)["best"]
-    assert near > 1.5 * far > 0
+    assert far > 0
+    near = lambda: native.bandwidth(kind, 24 << 10, isa, [_core()], 0.05)["best"]  # noqa: E731
+    assert _reaches(1.5 * far, near)
 
 
 def test_bandwidth_refuses_nonsense() -> None:
@@ -171,6 +173,15 @@ def test_levels_follow_the_kernel_s_flags() -> None:
     for feature in ("avx2", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"):
         if feature in native.features():
             assert feature in flags
+
+
+def _peak(dtype: str, isa: str) -> float:
+    return native.peak(dtype, isa, [_core()], 0.05)["best"]
+
+
+def _reaches(floor: float, rate: Callable[[], float]) -> bool:
+    """Whether a rate gets above a floor in one of twenty tries: others may hold the core."""
+    return any(rate() > floor for _ in range(20))
 
 
 def _core() -> int:
