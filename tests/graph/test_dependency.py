@@ -178,3 +178,17 @@ def test_removing_a_silent_head_changes_nothing(name):
     change = technique.apply(w, Sites((site,)))
     assert change.decisions.values["kept"][site] == list(range(1, group.size))
     torch.testing.assert_close(change.workload.call()[0], w.call()[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_layers_number_is_no_size():
+    """Layer 4 of a decoder with 4 key heads: its ``layer_idx`` stays, whatever is cut."""
+    c = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=8,
+        num_key_value_heads=4, vocab_size=50,
+    )  # fmt: skip
+    w = Workload(transformers.LlamaForCausalLM(c).eval(), (IDS,))
+    technique = StructuredPruning(share=0.5, round_to=1)
+    sites = technique.sites(w, capture(w))
+    assert "model.layers.4.self_attn:heads" in sites.ok
+    layers = technique.apply(w, sites).workload.model.model.layers
+    assert [layer.self_attn.layer_idx for layer in layers] == [0, 1, 2, 3, 4]

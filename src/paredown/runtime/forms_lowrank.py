@@ -20,8 +20,31 @@ _CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 }
 
 
+class _Pair(nn.Module):
+    """Two layers in turn; ``weight`` is for code that asks a layer for its dtype or device."""
+
+    first: nn.Module
+    second: nn.Module
+    _settings: dict[str, Any]
+
+    @property
+    def weight(self) -> Tensor:
+        """An empty tensor of the weights' float type: it has no elements, so nothing can use it."""
+        held = next(self.parameters())
+        kind = held.dtype if held.is_floating_point() else getattr(torch, self._settings["dtype"])
+        return torch.empty(0, dtype=kind, device=held.device)
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the structure."""
+        return dict(self._settings)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Through the narrow middle."""
+        return self.second(self.first(input))
+
+
 @form
-class LowRankLinear(nn.Module):
+class LowRankLinear(_Pair):
     """``(..., in_features) -> (..., rank) -> (..., out_features)``; the bias is the second's."""
 
     def __init__(
@@ -30,22 +53,19 @@ class LowRankLinear(nn.Module):
         super().__init__()
         kind: Any = getattr(torch, dtype)
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
-        self._settings = {"bias": bias, "dtype": dtype}
+        self._settings = {
+            "in_features": in_features,
+            "out_features": out_features,
+            "rank": rank,
+            "bias": bias,
+            "dtype": dtype,
+        }
         self.first: nn.Module = nn.Linear(in_features, rank, bias=False, dtype=kind)
         self.second: nn.Module = nn.Linear(rank, out_features, bias=bias, dtype=kind)
 
-    def config(self) -> dict[str, Any]:
-        """What rebuilds the structure."""
-        shape = {"in_features": self.in_features, "out_features": self.out_features}
-        return {**shape, "rank": self.rank, **self._settings}
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Through the narrow middle."""
-        return self.second(self.first(input))
-
 
 @form
-class LowRankConv(nn.Module):
+class LowRankConv(_Pair):
     """A convolution to ``rank`` channels with the original's kernel, then one of kernel 1.
 
     (Zhang et al. 2016, arXiv:1505.06798, section 3.1, linear case.)
@@ -73,27 +93,22 @@ class LowRankConv(nn.Module):
             "padding_mode": padding_mode,
             "dtype": dtype,
         }
+        # What code around a convolution reads of it (to pad by hand, say).
         self.out_channels, self.in_channels = weight_shape[:2]
-        self.rank = rank
+        self.kernel_size, self.groups, self.rank = tuple(weight_shape[2:]), 1, rank
+        self.stride, self.dilation = tuple(stride), tuple(dilation)
+        self.padding = padding if isinstance(padding, str) else tuple(padding)
         conv: Any = _CONV[len(weight_shape) - 2]
         kind: Any = getattr(torch, dtype)
         self.first: nn.Module = conv(
             weight_shape[1],
             rank,
-            tuple(weight_shape[2:]),
-            stride=tuple(stride),
-            padding=padding if isinstance(padding, str) else tuple(padding),
-            dilation=tuple(dilation),
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
             bias=False,
             padding_mode=padding_mode,
             dtype=kind,
         )
         self.second: nn.Module = conv(rank, weight_shape[0], 1, bias=bias, dtype=kind)
-
-    def config(self) -> dict[str, Any]:
-        """What rebuilds the structure."""
-        return dict(self._settings)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Through the narrow middle."""
-        return self.second(self.first(input))

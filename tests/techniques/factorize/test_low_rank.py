@@ -119,7 +119,7 @@ def test_code_that_needs_the_layer_itself_is_refused():
             self.fc, self.head = nn.Linear(32, 32), nn.Linear(32, 32)
 
         def forward(self, x):
-            return self.head(self.fc(x.to(self.fc.weight.dtype)))
+            return self.head(self.fc(x.to(self.head.weight.dtype)).view(-1, len(self.fc.weight)))
 
     w = Workload(Peek().eval(), (torch.randn(2, 32),))
     sites = LowRank().sites(w, capture(w))
