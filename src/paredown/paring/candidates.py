@@ -18,6 +18,8 @@ from paredown.technique import Needs, Rewrite, Stage, Touches
 from paredown.workload import Workload
 
 SPARE = (0.0, 0.1, 0.25)
+NORM_BATCHES = 8
+"""Batches for fresh batch-norm statistics: nearly free, and most of what a small cut loses."""
 
 
 @dataclass
@@ -53,7 +55,8 @@ def choices(request: Request, graph: Graph, granted: Grant | None) -> Choices:
             if granted is None:
                 out.left_out[name] = "the effort does not buy enough training steps"
                 continue
-            settings = {"on": {"steps": granted.steps, "bf16": fast_bf16()}}
+            trained = {"steps": granted.steps, "bf16": fast_bf16(), "norm_batches": NORM_BATCHES}
+            settings = {"statistics": {"steps": 0, "norm_batches": NORM_BATCHES}, "train": trained}
         out.used.append(Choice(cls, settings, sites, always=cls.stage == Stage.FOLD))
     return out
 

@@ -116,7 +116,7 @@ class Clock:
     def trains(self, candidate: Candidate) -> bool:
         """Whether a recovery has to be run for it that no earlier trial has run."""
         label = dict(candidate.point).get(self.recovering, OFF)
-        return label != OFF and cut_of(candidate) not in self.trained
+        return label == "train" and cut_of(candidate) not in self.trained
 
     def note(self, candidate: Candidate, seconds: float) -> None:
         """One candidate took so long."""

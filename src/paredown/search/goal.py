@@ -64,16 +64,17 @@ class Goal:
         worst = max(missed, key=lambda m: missed[m], default=None)
         return worst if worst is not None and missed[worst] > 0 else None
 
-    def optimistic(self, estimates: Mapping[str, Estimate], kappa: float) -> float:
-        """The score a candidate would have if every estimate turned out ``kappa`` deviations
-        better.
+    def expected(self, estimates: Mapping[str, Estimate], kappa: float) -> float:
+        """What a candidate may be hoped to score: limits at their estimates, and a cost ``kappa``
+        deviations better than its own.
+
+        Cost is explored, quality is not gambled: with limits too at an optimistic end, a search
+        began with the deepest cuts and learnt only that they fail.
         """
-        values: dict[str, float] = {}
-        for metric, e in estimates.items():
-            better = 1.0 if metric in ("throughput", "score", "fidelity") else -1.0
-            value = e.mean + better * kappa * e.std
-            values[metric] = math.exp(min(value, 200.0)) if is_cost(metric) else value
-        return self.score(values)
+        values = {
+            m: math.exp(min(e.mean, 200.0)) if is_cost(m) else e.mean for m, e in estimates.items()
+        }
+        return self.score(values) - kappa * estimates[self.objective].std
 
     def _cost(self, value: float) -> float:
         if not is_cost(self.objective):

@@ -118,7 +118,7 @@ class Search:
     def _most_promising(self, left: list[Candidate]) -> Candidate:
         estimates = {m: self.predictor.estimate(left, m) for m in self.goal.metrics}
         scores = [
-            self.goal.optimistic({m: e[i] for m, e in estimates.items()}, KAPPA)
+            self.goal.expected({m: e[i] for m, e in estimates.items()}, KAPPA)
             for i in range(len(left))
         ]
         return left[min(range(len(left)), key=scores.__getitem__)]
