@@ -1,4 +1,4 @@
-"""Train the benchmark's four networks on digits in clutter (some minutes each on 2 cores)."""
+"""Train the benchmark's four networks on their tasks (some minutes each on 2 cores)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from paredown.workloads import clutter, nets
+from paredown.workloads import nets
 from paredown.workloads.fit import Phase, fit
 
 FOLDER = Path(__file__).with_name("nets")
@@ -29,12 +29,7 @@ def train(name: str, *, share: float, bf16: bool) -> dict[str, object]:
 
     fit(
         model,
-        [
-            Phase(
-                clutter.Scenes(chosen.size, copies=chosen.copies),
-                max(1, round(chosen.epochs * share)),
-            )
-        ],
+        [Phase(chosen.batches(), max(1, round(chosen.epochs * share)))],
         rate=chosen.rate,
         average=100,
         bf16=bf16,
@@ -45,6 +40,7 @@ def train(name: str, *, share: float, bf16: bool) -> dict[str, object]:
     record = {
         "params": sum(p.numel() for p in work.model.parameters()),
         "size": chosen.size,
+        "task": chosen.task,
         "held_out": round(float(work.verify(work.model).mean()), 4),
         "validation": round(float(work.evaluate(work.model).mean()), 4),
         "seconds": round(time.monotonic() - start),

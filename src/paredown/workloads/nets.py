@@ -1,10 +1,11 @@
-"""Four small networks of different make on digits in clutter: the benchmark's targets."""
+"""Four small networks of different make on small tasks: the benchmark's targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,8 @@ from torch import nn
 from paredown import zoo
 from paredown.errors import TargetError, UnknownName
 from paredown.workload import Workload
-from paredown.workloads import clutter
+from paredown.workloads import clutter, digits
+from paredown.workloads.fit import Batches
 from paredown.zoo.convnext import ConvNeXt
 from paredown.zoo.vit import ViT
 from paredown.zoo.vovnet import VoVNet
@@ -21,13 +23,22 @@ from paredown.zoo.vovnet import VoVNet
 
 @dataclass(frozen=True)
 class Net:
-    """How a network is built and trained; ``size`` is the side of its square images."""
+    """How a network is built and trained; ``size`` is the side of its square images.
+
+    ``task`` is "clutter" (digits in clutter) or "digits" (centred ones, for what learns slowly).
+    """
 
     build: Callable[[], nn.Module]
     size: int
     epochs: int
     rate: float
-    copies: int = 1
+    task: Literal["clutter", "digits"] = "clutter"
+
+    def batches(self) -> Batches:
+        """Training batches of its task."""
+        if self.task == "clutter":
+            return clutter.Scenes(self.size)
+        return digits.Epochs(*digits.split("train", self.size))
 
 
 def _mobilenet() -> nn.Module:
@@ -41,7 +52,7 @@ def _vovnet() -> nn.Module:
 
 def _convnext() -> nn.Module:
     return ConvNeXt(
-        (2, 2, 4, 2), (40, 80, 160, 320), num_classes=10, in_channels=1, patch=4, scale=0.1
+        (2, 2, 4, 2), (32, 64, 128, 256), num_classes=10, in_channels=1, patch=4, scale=0.1
     )
 
 
@@ -52,8 +63,8 @@ def _vit() -> nn.Module:
 NETS: dict[str, Net] = {
     "mobilenetv2": Net(_mobilenet, 96, 40, 3e-3),
     "vovnet": Net(_vovnet, 96, 36, 2e-3),
-    "convnext": Net(_convnext, 96, 36, 2e-3),
-    "vit": Net(_vit, 64, 60, 2e-3),
+    "convnext": Net(_convnext, 96, 30, 2e-3, "digits"),
+    "vit": Net(_vit, 64, 50, 1.5e-3, "digits"),
 }
 
 
@@ -88,7 +99,8 @@ def restore(model: nn.Module, path: Path) -> nn.Module:
 
 
 def workload(name: str, folder: Path) -> Workload:
-    """A trained network of the four, its weights from ``folder``, on digits in clutter."""
+    """A trained network of the four on its task, its weights from ``folder``."""
     chosen = net(name)
     model = restore(chosen.build(), folder / f"{name}.safetensors")
-    return clutter.workload(model, size=chosen.size, name=name)
+    task = clutter if chosen.task == "clutter" else digits
+    return task.workload(model, size=chosen.size, name=name)

@@ -172,17 +172,25 @@ class AmpCarbonCard(Card):
         counters: Sequence[Counter],
         progress: Progress,
     ) -> list[Run]:
-        """Every cell ``repeats`` times, in random order, after one run of each to warm up."""
-        for cell in cells:
-            train(cell, 0, 1)
-        jobs = [(c, r) for r in range(repeats) for c in cells]
-        order = np.random.default_rng(0).permutation(len(jobs))
-        done: list[Run] = []
-        for i, j in enumerate(order):
-            cell, repeat = jobs[j]
-            done.append(train(cell, repeat, epochs, counters))
-            if i % 12 == 11:
-                progress(f"run {i + 1} of {len(jobs)}")
+        """Every cell ``repeats`` times, in random order, after one run of each to warm up.
+
+        On one thread: threads that wait for each other would be counted as work.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for cell in cells:
+                train(cell, 0, 1)
+            jobs = [(c, r) for r in range(repeats) for c in cells]
+            order = np.random.default_rng(0).permutation(len(jobs))
+            done: list[Run] = []
+            for i, j in enumerate(order):
+                cell, repeat = jobs[j]
+                done.append(train(cell, repeat, epochs, counters))
+                if i % 12 == 11:
+                    progress(f"run {i + 1} of {len(jobs)}")
+        finally:
+            torch.set_num_threads(threads)
         return done
 
 
