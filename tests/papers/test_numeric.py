@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from paredown.papers.cards import _qat, numeric
+from paredown.papers.cards import _qat, _task, numeric
 from paredown.runtime import ops
 from paredown.techniques.quantize.fold_norm import FoldNorm
 from paredown.techniques.quantize.static_int8 import StaticInt8
@@ -91,3 +91,10 @@ def test_prepared_network_equals_post_training_int8():
     # The two round ties differently, which may move a value by one step.
     assert (ours - theirs).abs().max() <= 0.02 * scale
     assert (ours - plain).abs().max() > 0
+
+
+def test_seeds_that_agree_are_not_taken_as_exact():
+    check = _task.mean_check("drop", [0.0, 0.0, 0.0], "<=", 0.0)
+    assert check.power == 1 / 1834
+    assert check.outcome == "undecided"
+    assert _task.mean_check("drop", [0.0, 0.0, 0.0], "<=", 0.01).outcome == "holds"

@@ -21,7 +21,6 @@ from paredown.papers.card import (
     Progress,
     Scale,
     half_width,
-    mean_and_power,
     mean_figure,
 )
 from paredown.papers.cards import _qat, _task
@@ -175,11 +174,13 @@ class QuantWhitepaperCard(Card):
         small = stored_bytes(through(dense("linear"), StaticInt8()).model)
         figures["size, fp32 over int8"] = counted(large / small, "x")
         checks = [
-            self.mean("drop, per-channel", drops["per-channel"], "<=", t["drop_per_channel"]),
-            self.mean(
+            _task.mean_check(
+                "drop, per-channel", drops["per-channel"], "<=", t["drop_per_channel"]
+            ),
+            _task.mean_check(
                 "drop, per-layer minus per-channel", worse, ">=", t["per_layer_minus_per_channel"]
             ),
-            self.mean("drop, QAT", drops["QAT"], "<=", t["drop_qat"]),
+            _task.mean_check("drop, QAT", drops["QAT"], "<=", t["drop_qat"]),
             Check("size, fp32 over int8", large / small, ">=", t["size_ratio"], unit="x"),
         ]
         reason = backend("openvino").available()
@@ -202,8 +203,3 @@ class QuantWhitepaperCard(Card):
             figures[f"a/a ratio, {kind}"] = rows["a/a"]["ratio"]
             checks.append(Check(name, speed.known(), ">=", t["speedup"], half_width(speed), "x"))
         return Experiment(figures, checks, seeds)
-
-    def mean(self, name: str, values: list[float], op: Any, threshold: float) -> Check:
-        """A check on a mean over seeds."""
-        value, power = mean_and_power(values)
-        return Check(name, value, op, threshold, power)
