@@ -1,7 +1,8 @@
 """Imported by the fork server alone, when it starts: the server dies with the process it serves.
 
-Without this a `kill -9` of the search leaves server and children running, since each child holds the
-pipe that tells the server its owner is alive.
+Without this a `kill -9` of the search leaves server and children running, since each child holds
+the pipe that tells the server its owner is alive. The kernel watches the thread that started the
+server: jobs are first run from a thread that lives as long as the search.
 """
 
 import ctypes

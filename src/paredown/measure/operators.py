@@ -20,9 +20,15 @@ from paredown.errors import ParedownError
 from paredown.measure.child import tell
 from paredown.measure.fingerprint import best_time
 from paredown.runtime import backend as backend_named
+from paredown.runtime.quantized import QuantConv, QuantLinear
 from paredown.workload import Workload
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
+"""dtype of the peak -> dtype of the tensors; int8 layers take and give float32."""
+INTEGER = {"conv", "depthwise", "linear"}
+DEFAULT_LACKS = {"int8"}
+LACKS: dict[str, set[str]] = {"openvino": set(), "onnxruntime": {"bfloat16"}}
+"""What a backend has no kernels for on a CPU: not timed, and not listed as a failure either."""
 SECONDS = 0.08
 TINY, FEW, MANY = 16, 8, 40
 """Width of a tiny layer, and layers in the two chains whose difference is the cost of a call."""
@@ -109,11 +115,11 @@ def measure(name: str, peaks: Mapping[str, float], threads: int) -> Reached:
     except ParedownError as e:
         reached.failed["overhead"] = str(e)
     shares: dict[str, list[float]] = {}
-    for dtype, case in _plan(peaks):
+    for dtype, case in _plan(name, peaks):
         tell(f"{name}: {case.kind} {dtype}")
         key = f"{case.kind}/{dtype}"
         try:
-            seconds = _chain(name, case, case.layers, DTYPES[dtype], threads)
+            seconds = _chain(name, case, case.layers, dtype, threads)
         except ParedownError as e:
             reached.failed[key] = str(e)
             continue
@@ -127,10 +133,12 @@ def measure(name: str, peaks: Mapping[str, float], threads: int) -> Reached:
     return reached
 
 
-def _plan(peaks: Mapping[str, float]) -> Iterator[tuple[str, Case]]:
+def _plan(name: str, peaks: Mapping[str, float]) -> Iterator[tuple[str, Case]]:
     for dtype in DTYPES:
-        if dtype in peaks:
-            for case in cases():
+        if dtype not in peaks or dtype in LACKS.get(name, DEFAULT_LACKS):
+            continue
+        for case in cases():
+            if dtype != "int8" or case.kind in INTEGER:
                 yield dtype, case
 
 
@@ -138,20 +146,43 @@ def _cost_of_a_call(name: str, threads: int) -> tuple[float, float]:
     """Seconds per operator call, and per run beside them, from two chains of tiny layers."""
     tell(f"{name}: cost of a call")
     tiny = Case("linear", partial(nn.Linear, TINY, TINY), (1, TINY), TINY * TINY)
-    few = _chain(name, tiny, FEW, torch.float32, threads)
-    many = _chain(name, tiny, MANY, torch.float32, threads)
+    few = _chain(name, tiny, FEW, "float32", threads)
+    many = _chain(name, tiny, MANY, "float32", threads)
     per_call = max((many - few) / (MANY - FEW), 0.0)
     return per_call, max(few - FEW * per_call, 0.0)
 
 
-def _chain(name: str, case: Case, layers: int, dtype: torch.dtype, threads: int) -> float:
+def _chain(name: str, case: Case, layers: int, dtype: str, threads: int) -> float:
     """Fastest run in s of a chain compiled by a backend."""
-    model = nn.Sequential(*(case.make() for _ in range(layers))).eval().to(dtype)
-    x = torch.randn(case.shape).mul_(0.1).to(dtype)
+    parts = [case.make() for _ in range(layers)]
+    if dtype == "int8":
+        parts = [_integers(p) for p in parts]
+    model = nn.Sequential(*parts).eval()
+    if dtype != "int8":
+        model = model.to(DTYPES[dtype])
+    x = torch.randn(case.shape).mul_(0.1).to(DTYPES[dtype])
     workload = Workload(model=model.requires_grad_(False), inputs=(x,), name=f"{case.kind} chain")
     run = backend_named(name).lower(workload, threads=threads)
     run(x)
     return best_time(lambda: run(x), SECONDS)
+
+
+def _integers(layer: nn.Module) -> nn.Module:
+    """A static int8 layer of the same shape with arbitrary weights."""
+    made: QuantLinear | QuantConv
+    if isinstance(layer, nn.Linear):
+        made = QuantLinear(layer.in_features, layer.out_features)
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        shape = tuple(layer.weight.shape)
+        padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
+        made = QuantConv(shape, layer.stride, padding, layer.dilation, layer.groups)
+    made.weight.data.random_(-127, 127)
+    for buffer, value in ((made.scale, 1e-3), (made.in_scale, 1e-2), (made.in_zero, 128)):
+        buffer.fill_(value)
+    assert made.bias is not None
+    made.bias.data.zero_()
+    return made
 
 
 def _geometric_mean(values: list[float]) -> float:

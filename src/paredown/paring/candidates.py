@@ -4,6 +4,7 @@ settings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from paredown import registry
@@ -14,9 +15,11 @@ from paredown.paring.request import Request
 from paredown.recipe import Recipe, Target
 from paredown.search.goal import Goal, Limit
 from paredown.search.space import Choice, Space
-from paredown.technique import Needs, Rewrite, Stage, Touches
+from paredown.technique import Needs, Rewrite, Stage
 from paredown.workload import Workload
 
+RANKED = "static-int8"
+"""The technique whose sites are ranked by sensitivity, so that some can be spared."""
 SPARE = (0.0, 0.1, 0.25)
 NORM_BATCHES = 8
 """Batches for fresh batch-norm statistics: nearly free, and most of what a small cut loses."""
@@ -101,13 +104,13 @@ def backends(request: Request, found: Choices) -> list[str]:
     return names
 
 
-def space(request: Request, found: Choices, ranking: dict[str, list[str]]) -> Space:
-    """The space over the usable backends. ``ranking``: technique -> sites, most sensitive first."""
-    numeric = any(Touches.WEIGHT_DTYPE in c.technique.touches for c in found.used)
+def space(request: Request, found: Choices, ranking: Callable[[str], list[str]]) -> Space:
+    """The space over the usable backends; ``ranking`` as in `Space`."""
+    ranked = any(c.name == RANKED for c in found.used)
     return Space(
         found.used,
         backends(request, found),
-        spare=SPARE if numeric and ranking else (0.0,),
+        spare=SPARE if ranked else (0.0,),
         ranking=ranking,
         keep=request.keep,
     )

@@ -15,7 +15,6 @@ from paredown.search.trial import Source
 
 RECOVERY_SHARE = 0.25
 """Share of the effort that one recovery may take."""
-PROBE_STEPS = 3
 MOST_STEPS = 2000
 FEWEST_STEPS = 10
 FIRST_TRIAL_S = 6.0
@@ -57,24 +56,27 @@ def grant(request: Request, jobs: Jobs, folder: Path) -> Grant | None:
 
 
 def _probe(source: Source, threads: int) -> float:
+    """Seconds of one distillation step: both networks forward, one backward; the second of two."""
     import torch
 
-    from paredown.techniques.recover import Plan, train
+    from paredown.quality import tensors
 
     torch.set_num_threads(threads)
     workload = source.get().own()
-    data = workload.training
-    assert data is not None
-    teacher = source.get().own().model
-
-    def seconds(steps: int) -> float:
+    teacher = source.get().model
+    assert workload.training is not None
+    inputs, _ = next(iter(workload.training.batches()))
+    workload.model.train()
+    seconds = 0.0
+    for _ in range(2):
         start = time.perf_counter()
-        train(workload.model, teacher, data, Plan(steps, bf16=fast_bf16()))
-        return time.perf_counter() - start
-
-    seconds(1)
-    one, more = seconds(1), seconds(1 + PROBE_STEPS)
-    return max((more - one) / PROBE_STEPS, 1e-4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+            with torch.no_grad():
+                teacher(*inputs)
+            out = [t for _, t in tensors(workload.model(*inputs)) if t.requires_grad]
+            torch.stack([t.float().square().mean() for t in out]).sum().backward()
+        seconds = time.perf_counter() - start
+    return max(seconds, 1e-4)
 
 
 def fast_bf16() -> bool:

@@ -70,11 +70,27 @@ def _deliver(finished: Run, doc: DownDoc) -> None:
     from paredown.files import write_text
 
     out = finished.request.out
-    if finished.winner is not None:
+    if finished.winner is None:
+        _save_original(finished, out)
+    else:
         artefact.publish(trial_folder(out, finished.winner.id) / "artefact", out)
     write_text(out / "result.json", doc.to_json())
     report.write(doc, out / "report.html")
-    if finished.winner is not None:
-        artefact.seal(out)
-    # The shared float parts and the losers' weights are not needed any more; the store stays.
+    artefact.seal(out)
+    # What trials shared is not needed any more; store and trials stay for --resume.
     shutil.rmtree(out / "shared", ignore_errors=True)
+
+
+def _save_original(finished: Run, out: Path) -> None:
+    """The original in eager stands in the folder when nothing better was found."""
+    from paredown import artefact, runtime
+
+    asked = finished.request
+    executable = runtime.backend("eager").lower(asked.workload, threads=asked.threads)
+    artefact.save(
+        out,
+        workload=asked.workload,
+        executable=executable,
+        recipe=outcome.recipe(finished, None),
+        fingerprint=finished.fingerprint,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from paredown.figure import Figure
+from paredown.figure import Figure, counted
 from paredown.paring import candidates
 from paredown.paring.measuring import trial_folder
 from paredown.paring.proving import judged
@@ -84,9 +84,11 @@ def recipe(run: Run, outcome: Outcome | None) -> Recipe:
 def _verdict(run: Run) -> tuple[list[ConstraintResult], Verdict, Side]:
     budget = run.request.budget
     if run.proof is None or run.winner is None:
+        # The original itself: nothing lost, nothing gained.
         before = _before(run)
-        one = {"latency": Figure(value=1.0, unit="x", how="measured")}
-        results = budget.judge(before.figures, before.figures, one)
+        own = {**before.figures, "drop": counted(0, "score"), "fidelity": counted(1, "1")}
+        one = {m: counted(1, "x") for m in before.figures}
+        results = budget.judge(own, before.figures, one)
         return results, budget.verdict(results, [], strict=run.request.strict), before
     results = judged(run, run.proof)
     every = [_ratios(run, o) for o in run.search.outcomes if o.state == "done"]

@@ -31,7 +31,7 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
     asked = request.make(target, inputs, **options)
     graph = capture(asked.workload)
     found = candidates.choices(asked, graph, ASSUMED)
-    space = candidates.space(asked, found, {})
+    space = candidates.space(asked, found, lambda _: [])
     guess = prior(space, graph, asked.device, scale=asked.workload.scale)
     guess.baseline = {"latency": guess.base["eager"], "size": guess.base["size"]}
     limits = []

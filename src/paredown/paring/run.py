@@ -78,8 +78,7 @@ def run(request: Request, progress: Progress) -> Run:
     progress.update("timing a training step")
     granted = grant(request, jobs, request.out)
     found = candidates.choices(request, graph, granted)
-    ranking = _sensitivity(request, found, jobs, progress)
-    space = candidates.space(request, found, ranking)
+    space = candidates.space(request, found, _Ranking(request, found, jobs, progress))
     first_guess = prior(
         space, graph, request.device, scale=request.workload.scale, progress=progress.update
     )
@@ -108,13 +107,18 @@ def run(request: Request, progress: Progress) -> Run:
         Predictor(space.axes(), first_guess, goal.metrics),
         store,
         measuring.Measure(request, space, jobs, cache, progress, first_guess.baseline, clock),
-        first=plain(every),
+        first=[c for c in plain(every) if c.backend != "eager"] or plain(every),
         affords=clock.affords,
     )
     search.on_trial = _shown(search, progress)
     out = Run(request, graph, found, space, first_guess, goal, search, machine, baseline)
     measuring.finish_interrupted(request, store, goal, first_guess.baseline)
     search.recall()
+    if goal.met({**first_guess.baseline, "drop": 0.0, "fidelity": 1.0}):
+        out.notes.append("the original meets every constraint: nothing was tried")
+        out.seconds = time.monotonic() - start
+        progress.close()
+        return out
     try:
         search.run(more=lambda: clock.left() > 0)
     except KeyboardInterrupt:
@@ -168,27 +172,25 @@ def _drop_unpreviewed(space: Space, guess: Prior, found: candidates.Choices) -> 
     space.choices = kept
 
 
-def _sensitivity(
-    request: Request, found: candidates.Choices, jobs: Jobs, progress: Progress
-) -> dict[str, list[str]]:
-    """Sites of each static numeric technique, the most sensitive first; measured once, in a
-    child.
-    """
-    out: dict[str, list[str]] = {}
-    for choice in found.used:
-        if choice.name != "static-int8":
-            continue
-        progress.update(f"how sensitive {len(choice.sites.ok)} sites are to {choice.name}")
-        ranked = jobs.run(
-            _rank,
-            request.source,
-            choice.name,
-            choice.sites.ok,
-            request.threads,
-            limits=Limits.default(max(60.0, request.effort_s)),
-        )
-        out[choice.name] = ranked
-    return out
+@dataclass
+class _Ranking:
+    """Sites of a technique, the most sensitive first: measured in a child when first asked for."""
+
+    request: Request
+    found: candidates.Choices
+    jobs: Jobs
+    progress: Progress
+    known: dict[str, list[str]] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> list[str]:
+        if name not in self.known:
+            sites = next(c.sites.ok for c in self.found.used if c.name == name)
+            self.progress.update(f"how sensitive {len(sites)} sites are to {name}")
+            limits = Limits.default(max(60.0, self.request.effort_s))
+            self.known[name] = self.jobs.run(
+                _rank, self.request.source, name, sites, self.request.threads, limits=limits
+            )
+        return self.known[name]
 
 
 def _rank(source: trial.Source, name: str, sites: tuple[str, ...], threads: int) -> list[str]:

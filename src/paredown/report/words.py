@@ -65,7 +65,7 @@ def versus(doc: DownDoc, metric: str) -> Figure | None:
 def headline(doc: DownDoc) -> list[str]:
     """The result of a `down` in sentences: the ratios, the quality, what binds."""
     out = [s for s in (_speed(doc), _sizes(doc), _quality(doc)) if s]
-    if not doc.changed:
+    if not doc.changed and doc.verdict == "met":
         out.insert(0, "The original already meets the budget; nothing was changed.")
     if doc.verdict == "no_gain":
         out.insert(0, "No candidate was cheaper beyond doubt: the original is recommended.")

@@ -18,6 +18,8 @@ from paredown.search.store import State, Store
 
 KAPPA = 0.7
 SAMPLER_EVERY = 4
+SAMPLER_FROM = 10
+"""Trials before the sampler is asked at all: a short search has none to spare."""
 SAMPLER_TRIES = 4
 
 
@@ -75,7 +77,8 @@ class Search:
         """Try candidates while ``more()`` and at most ``limit`` of them."""
         todo = [c for c in self.first if c not in self._tried()]
         count = 0
-        while (limit is None or count < limit) and more():
+        # However little the effort, one candidate is measured: no verdict follows from none.
+        while (limit is None or count < limit) and (more() or not self.outcomes):
             if todo:
                 candidate = todo.pop(0)
                 id = self.store.begin(candidate)
@@ -104,7 +107,7 @@ class Search:
         left = [c for c in self.candidates if c not in tried and self.affords(c)]
         if not left:
             return None
-        if turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:
+        if turn >= SAMPLER_FROM and turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:
             known = set(left)
             for _ in range(SAMPLER_TRIES):
                 id, candidate = self.store.propose()

@@ -8,7 +8,7 @@ conflict, or that a backend cannot run at all, never enter.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +76,14 @@ class Candidate:
 class Space:
     """All candidates, and how one becomes a recipe.
 
-    ``ranking`` lists numeric sites by sensitivity, the most sensitive first; the ``spared`` axis
-    keeps that share of them as they are.
+    ``ranking(technique)`` lists its sites, the most sensitive first, and is asked only when it is
+    needed; the ``spared`` axis keeps that share of them as they are.
     """
 
     choices: list[Choice]
     backends: list[str]
     spare: tuple[float, ...] = (0.0,)
-    ranking: dict[str, list[str]] = field(default_factory=dict)
+    ranking: Callable[[str], list[str]] = lambda _: []
     keep: tuple[str, ...] = ()
     refused: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """(technique, label, backend) -> why that backend cannot run it."""
@@ -159,7 +159,9 @@ class Space:
 
     def spared(self, technique: str, share: float) -> list[str]:
         """The most sensitive share of a technique's sites."""
-        ranked = self.ranking.get(technique, [])
+        if share == 0:
+            return []
+        ranked = self.ranking(technique)
         return ranked[: round(share * len(ranked))]
 
 
