@@ -75,7 +75,7 @@ class MobileNetV2Card(Card):
         graph = graph_of(whole, 1, 3, 224, 224)
         difference, share = self.sliced()
         seeds = list(range(3 if scale == "quick" else 10))
-        budget = _task.Budget(epochs=9 if scale == "quick" else 20)
+        budget = _task.Budget(epochs=8 if scale == "quick" else 20)
         names = [n for n in VARIANTS if scale == "full" or n != "linear, wide skip"]
         found = _task.accuracies(small_mobilenet, dict.fromkeys(names, budget), seeds, progress)
         ours = found["linear, thin skip"]
