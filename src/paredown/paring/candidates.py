@@ -58,7 +58,13 @@ def choices(request: Request, graph: Graph, granted: Grant | None) -> Choices:
             if granted is None:
                 out.left_out[name] = "the effort does not buy enough training steps"
                 continue
-            trained = {"steps": granted.steps, "bf16": fast_bf16(), "norm_batches": NORM_BATCHES}
+            # Few steps: the original's outputs teach more per step than labels do.
+            trained = {
+                "steps": granted.steps,
+                "task": 0.0,
+                "bf16": fast_bf16(),
+                "norm_batches": NORM_BATCHES,
+            }
             settings = {"statistics": {"steps": 0, "norm_batches": NORM_BATCHES}, "train": trained}
         out.used.append(Choice(cls, settings, sites, always=cls.stage == Stage.FOLD))
     return out

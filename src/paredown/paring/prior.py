@@ -15,7 +15,7 @@ from paredown.graph.graph import Graph
 from paredown.search.space import OFF, Candidate, Choice, Space
 from paredown.technique import Needs, Touches
 
-CUT_LOSS = {"train": 0.04, "statistics": 0.2, "off": 1.0}
+CUT_LOSS = {"train": 0.015, "statistics": 0.2, "off": 1.0}
 """Quality lost, as a share of the scale and per share of weights cut, by what recovers it: guesses
 that the first measurements correct."""
 NUMERIC_LOSS = 0.003

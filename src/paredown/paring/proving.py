@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paredown.errors import CandidateFailed
 from paredown.measure.child import Jobs
 from paredown.paring.measuring import memory_of, split_for, trial_folder
+from paredown.paring.request import Request
 from paredown.report.progress import Progress
 from paredown.result import ConstraintResult
 from paredown.search.loop import Outcome
@@ -32,6 +34,7 @@ def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
     request = run.request
     run.single = best_single(run)
     ranked = run.search.ranked()[:KEPT_FOR_PROOF]
+    kept: dict[str, Path] = {}
     for turn, outcome in enumerate(ranked):
         progress.update(f"proving {outcome.candidate.text()}")
         folders = {"after": trial_folder(request.out, outcome.id) / "artefact"}
@@ -50,11 +53,11 @@ def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
         except CandidateFailed as e:
             run.notes.append(f"{outcome.candidate.text()} failed its proof: {e}")
             continue
-        for name, folder in folders.items():
-            proof["figures"][name]["memory"] = memory_of(request, folder)
+        if _asks_for_memory(request):
+            _add_memory(request, proof, folders)
         results = judged(run, proof)
         if run.winner is None or all(r.met for r in results):
-            run.winner, run.proof = outcome, proof
+            run.winner, run.proof, kept = outcome, proof, folders
         if all(r.met for r in results):
             break
         if run.goal.met(outcome.values):
@@ -64,6 +67,18 @@ def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
             )
         else:
             break
+    if run.proof is not None and not _asks_for_memory(request):
+        progress.update("counting memory")
+        _add_memory(request, run.proof, kept)
+
+
+def _asks_for_memory(request: Request) -> bool:
+    return any(c.kind.name == "memory" for c in request.budget)
+
+
+def _add_memory(request: Request, proof: dict[str, Any], folders: dict[str, Path]) -> None:
+    for name, folder in folders.items():
+        proof["figures"][name]["memory"] = memory_of(request, folder)
 
 
 def judged(run: Run, proof: dict[str, Any]) -> list[ConstraintResult]:

@@ -11,7 +11,7 @@ import torch
 
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import interleave, inverse
+from paredown.measure.compare import interleave, inverse, paired_ratio
 from paredown.search import trial
 from paredown.search.trial import Source
 
@@ -63,6 +63,9 @@ def prove(spec: Proof) -> dict[str, Any]:
     for t in comparison.timings:
         figures[t.name] |= {"latency": t.latency, "throughput": inverse(t.latency, "runs/s")}
         ratios[t.name] = {"latency": t.ratio, "throughput": inverse(t.ratio, "x")}
+    if "single" in loaded:
+        pair = paired_ratio(comparison["after"].halves, comparison["single"].halves, spec.seed)
+        ratios["after"]["latency:best_single_backend"] = pair
     return {
         "figures": figures,
         "ratios": ratios,

@@ -1,7 +1,8 @@
 """Scaling a network to a multiple of its work (Fast and Accurate Model Scaling, arXiv:2103.06877).
 
 Work grows as ``d * w^2 * r^2`` in depth, width and resolution. A rule gives each of the three a
-share of ``log(scale)``; the shares fix how activations (``d * w * r^2``) and parameters (``d * w^2``) grow.
+share of ``log(scale)``; the shares fix how activations (``d * w * r^2``) and parameters (``d *
+w^2``) grow.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def scaled(shape: Shape, by: Rule, scale: float) -> Shape:
 
 
 def group_width(wanted: float) -> int:
-    """A group width as the paper rounds it: up to 2 kept, 3 to 5 becomes 4, else a multiple of 8."""
+    """A group width as the paper rounds it: up to 2 kept, 3 to 5 becomes 4, else a multiple of
+    8.
+    """
     g = round(wanted)
     if g <= 2:
         return max(1, g)
