@@ -156,12 +156,10 @@ def nets(doc: DownDoc) -> list[plots.Net]:
 
 def residuals(pairs: Sequence[tuple[str, float, float]]) -> Capped[dict[str, Any]]:
     """Predicted, measured and their relative difference, the largest first."""
-    rows = [
-        {"label": label, "predicted": p, "measured": m, "off": p / m - 1}
-        for label, p, m in pairs
-        if m > 0
+    known = sorted((x for x in pairs if x[2] > 0), key=lambda x: -abs(x[1] / x[2] - 1))
+    rows: list[dict[str, Any]] = [
+        {"label": label, "predicted": p, "measured": m, "off": p / m - 1} for label, p, m in known
     ]
-    rows.sort(key=lambda r: -abs(r["off"]))
     return cap(rows, "candidates", most=15, order="worst predicted")
 
 

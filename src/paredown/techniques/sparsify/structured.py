@@ -216,7 +216,8 @@ class StructuredPruning(Rewrite):
         for path, name, value in decisions.values["attrs"]:
             editor.attr(path, name, tuple(value) if isinstance(value, list) else value)
         kept, of = decisions.values["kept"], decisions.values["of"]
-        notes = [f"{s}: {len(k)} of {of[s]} kept" for s, k in kept.items()]
+        left, whole = sum(map(len, kept.values())), sum(of[s] for s in kept)
+        notes = [f"{len(kept)} groups cut: {left} of {whole} units kept"]
         return editor.change(self, kept, decisions, notes=notes)
 
 
