@@ -112,11 +112,13 @@ def backends(request: Request, found: Choices) -> list[str]:
 
 def space(request: Request, found: Choices, ranking: Callable[[str], list[str]]) -> Space:
     """The space over the usable backends; ``ranking`` as in `Space`."""
-    ranked = any(c.name == RANKED for c in found.used)
+    sites = next((len(c.sites.ok) for c in found.used if c.name == RANKED), 0)
+    # On few sites two shares may spare the same number of them: one of the two is enough.
+    spare = {round(s * sites): s for s in reversed(SPARE)}
     return Space(
         found.used,
         backends(request, found),
-        spare=SPARE if ranked else (0.0,),
+        spare=tuple(sorted(spare.values())),
         ranking=ranking,
         keep=request.keep,
     )

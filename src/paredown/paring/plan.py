@@ -43,6 +43,10 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
     ranked = sorted(every, key=lambda c: goal.score({m: guess(c, m) for m in goal.metrics}))
     size = guess.base["size"]
     count = min(len(every), max(1, int(asked.effort_s / (TRIAL_S + TRIAL_OVERHEAD_S))))
+    slow = candidates.SLOW_TO_COMPILE
+    backends = dict(asked.backends)
+    if slow in found.left_out:
+        backends[slow] = found.left_out.pop(slow)
     techniques = {c.name: f"{len(c.sites.ok)} sites" for c in found.used}
     return PlanDoc(
         target=asked.target,
@@ -61,7 +65,7 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
             }
             for c in ranked[:SHOWN]
         ],
-        backends=asked.backends,
+        backends=backends,
         techniques={**techniques, **found.left_out},
         effort_s=asked.effort_s,
         expected_s=predicted(asked.effort_s, "s", reason="the effort bounds it"),
