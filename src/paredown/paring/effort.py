@@ -13,7 +13,7 @@ from paredown.paring.request import Request
 from paredown.search.space import OFF, Candidate
 from paredown.search.trial import Source
 
-RECOVERY_SHARE = 0.25
+RECOVERY_SHARE = 0.3
 """Share of the effort that one recovery may take."""
 MOST_STEPS = 2000
 FEWEST_STEPS = 10

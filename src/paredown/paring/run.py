@@ -40,7 +40,7 @@ PRELOAD = (
     "paredown.recipe",
     "paredown.targets",
 )
-PROOF_SHARE = 0.15
+PROOF_SHARE = 0.12
 """Share of the effort kept back for the final proof."""
 
 

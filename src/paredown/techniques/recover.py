@@ -48,8 +48,8 @@ class Plan:
     features: float = 0.0
     decay: float = 0.01
     bf16: bool = False
-    checks: int = 6
-    patience: int = 5
+    checks: int = 4
+    patience: int = 4
     clip: float = 1.0
     seed: int = 0
 
