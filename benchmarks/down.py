@@ -66,15 +66,15 @@ def peers(workload: Any, threads: int) -> dict[str, Any]:
 
 def nncf_int8(workload: Any, threads: int) -> Any:
     """OpenVINO int8 by NNCF's post-training quantization with its defaults, bf16 elsewhere."""
-    from paredown.runtime._quiet import silence
+    from paredown.runtime._quiet import no_telemetry
 
-    silence()
+    no_telemetry()
     import nncf
     import openvino as ov
 
     example = workload.inputs
     model = ov.convert_model(torch.export.export(workload.model.eval(), example))
-    model.reshape([list(x.shape) for x in example])
+    model.reshape({i: list(x.shape) for i, x in enumerate(example)})
     data = nncf.Dataset([[x.numpy() for x in args] for args, _ in workload.calibration_inputs()])
     # Network type matters to NNCF: its own advice for transformers is to name it.
     heads = any(isinstance(m, torch.nn.LayerNorm) for m in workload.model.modules())
