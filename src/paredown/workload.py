@@ -110,6 +110,12 @@ def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (item,), {}
 
 
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of a model's safetensors: its state, tied weights once."""
+    held = {t.untyped_storage().data_ptr() or id(t): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in held.values())
+
+
 def share(model: nn.Module) -> nn.Module:
     """A deep copy of the modules whose parameters and buffers share the original's storages."""
     memo: dict[int, Any] = {}

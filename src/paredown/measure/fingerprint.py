@@ -62,7 +62,7 @@ def fingerprint(probe: bool = True) -> Fingerprint:
     """
     return Fingerprint(
         cpu=_cpu_name(),
-        isa=sorted(_flags()),
+        isa=sorted(flags()),
         caches=caches(),
         cores=len(cores()),
         memory_bytes=_memory_bytes(),
@@ -223,7 +223,8 @@ def _cpu_name() -> str:
     )
 
 
-def _flags() -> frozenset[str]:
+def flags() -> frozenset[str]:
+    """Instruction-set flags of this processor that matter here, as the kernel names them."""
     return FLAGS & frozenset(_cpuinfo("flags", "Features").split())
 
 

@@ -17,7 +17,7 @@ from paredown.paring import request
 from paredown.result import CheckDoc
 from paredown.search.trial import Source
 from paredown.sidebyside import Subject, ready
-from paredown.workload import Workload
+from paredown.workload import Workload, stored_bytes
 
 SECONDS = 3.0
 
@@ -63,8 +63,7 @@ def _measure(
         graph = capture(workload)
         figures["macs"] = counted(graph.macs, "MAC")
         figures["params"] = counted(graph.params, "1")
-        size = sum(t.numel() * t.element_size() for t in workload.model.state_dict().values())
-        figures["size"] = counted(size, "B")
+        figures["size"] = counted(stored_bytes(workload.model), "B")
     judge = workload.verify or workload.evaluate
     if judge is not None:
         figures["score"] = quality.score(quality.judge(judge, workload.model))

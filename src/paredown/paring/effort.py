@@ -9,6 +9,7 @@ from pathlib import Path
 
 from paredown.files import write_text
 from paredown.measure.child import Jobs, Limits
+from paredown.measure.fingerprint import flags
 from paredown.paring.request import Request
 from paredown.search.space import OFF, Candidate
 from paredown.search.trial import Source
@@ -83,14 +84,7 @@ def fast_bf16() -> bool:
     """Whether this processor multiplies bf16 natively, so that training under autocast pays."""
     import torch
 
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "amx_bf16" in _flags()
-
-
-def _flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return set(line.split(":")[1].split())
-    return set()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "amx_bf16" in flags()
 
 
 @dataclass

@@ -6,7 +6,6 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from paredown.search.loop import Measured
 from paredown.search.prove import loaded_for_memory, original_for_memory
 from paredown.search.space import Candidate, Space
 from paredown.search.store import Store
+from paredown.workload import stored_bytes
 
 TRIAL_S = 1.2
 """Seconds of interleaved timing per trial; the final proof takes longer."""
@@ -33,19 +33,11 @@ TRIAL_S = 1.2
 def baseline(request: Request, jobs: Jobs, cache: Path) -> dict[str, Figure]:
     """The original as its author runs it: eager, own dtype, same threads."""
     figures = jobs.run(_measure_original, request.source, request.threads, request.seed)
-    size = sum(
-        t.numel() * t.element_size() for t in _unique(request.workload.model.state_dict().values())
-    )
-    figures["size"] = counted(size, "B")
+    figures["size"] = counted(stored_bytes(request.workload.model), "B")
     figures["memory"] = memory.measure(
         original_for_memory, request.source, request.threads, backend="eager"
     )
     return figures
-
-
-def _unique(tensors: Any) -> list[Any]:
-    """One tensor per storage: tied weights are written once."""
-    return list({t.untyped_storage().data_ptr() or id(t): t for t in tensors}.values())
 
 
 def _measure_original(source: trial.Source, threads: int, seed: int) -> dict[str, Figure]:

@@ -120,7 +120,7 @@ def make(
         without=tuple(without),
         keep=tuple(keep),
         effort_s=seconds,
-        out=writable(folder),
+        out=writable(folder, keep=False),
         resume=resume,
         strict=strict,
         accept_predicted=accept == "predicted",

@@ -85,7 +85,7 @@ def run(request: Request, progress: Progress) -> Run:
     _drop_unpreviewed(space, first_guess, found)
     space.refused = first_guess.refused
     cache = request.out / "shared"
-    cache.mkdir(exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     store = Store(
         request.out / "search.sqlite",
         space.axes(),

@@ -35,9 +35,7 @@ class Proof:
 
 
 def prove(spec: Proof) -> dict[str, Any]:
-    """The job. Returns ``{"figures": {name: {...}}, "ratios": ..., "a_a": ..., "judged_by":
-    ...}``.
-    """
+    """The job. Returns ``{"figures": {name: {...}}, "ratios": {name: {...}}, "a_a": Figure}``."""
     from paredown import artefact, runtime
 
     torch.set_num_threads(spec.threads)
@@ -70,7 +68,6 @@ def prove(spec: Proof) -> dict[str, Any]:
         "figures": figures,
         "ratios": ratios,
         "a_a": comparison.a_a,
-        "judged_by": "verify" if original.verify is not None else "evaluate",
     }
 
 
