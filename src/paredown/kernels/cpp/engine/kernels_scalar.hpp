@@ -1,0 +1,10 @@
+// The two files of the scalar reference, joined.
+#pragma once
+#include "kernels.hpp"
+
+namespace paredown::engine {
+
+// Fills in the kernels that go row by row or pixel by pixel: norms, softmax, pooling, and so on.
+void add_scalar_rows(Kernels& table);
+
+}  // namespace paredown::engine
