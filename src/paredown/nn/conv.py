@@ -5,22 +5,26 @@ Every block maps ``(batch, channels, height, width)`` to the same layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-Activation = Callable[[], nn.Module]
+from paredown.nn.act import Activation, relu, relu6
 
-
-def relu() -> nn.Module:
-    """An in-place ReLU."""
-    return nn.ReLU(inplace=True)
-
-
-def relu6() -> nn.Module:
-    """An in-place ReLU clipped at 6."""
-    return nn.ReLU6(inplace=True)
+__all__ = [
+    "Activation",
+    "BasicBlock",
+    "Bottleneck",
+    "ConvNormAct",
+    "DenseBlock",
+    "DenseLayer",
+    "OneShotAggregation",
+    "classifier",
+    "he_init",
+    "projection",
+    "relu",
+    "relu6",
+    "round_channels",
+]
 
 
 def round_channels(channels: float, multiple: int = 8) -> int:
@@ -30,23 +34,33 @@ def round_channels(channels: float, multiple: int = 8) -> int:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, activation (``act=None``: linear); "same" padding."""
+    """Convolution without bias, batch norm, activation (``act=None``: linear).
+
+    ``kernel`` may be a pair ``(height, width)``. ``padding`` None keeps the size ("same", for odd
+    kernels at stride 1); 0 is the "valid" convolution. ``eps`` is the norm's.
+    """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
-        kernel: int = 1,
+        kernel: int | tuple[int, int] = 1,
         *,
         stride: int = 1,
+        padding: int | tuple[int, int] | None = None,
+        dilation: int = 1,
         groups: int = 1,
         act: Activation | None = relu,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        if padding is None:
+            high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+            padding = (dilation * (high // 2), dilation * (wide // 2))
         self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+            inputs, outputs, kernel, stride, padding, dilation, groups=groups, bias=False
         )
-        self.norm = nn.BatchNorm2d(outputs)
+        self.norm = nn.BatchNorm2d(outputs, eps=eps)
         self.act = act() if act is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.errors import InputError
+from paredown.nn.drop import drop_path
+from paredown.nn.mlp import Mlp
+
+__all__ = ["EncoderBlock", "Mlp", "SelfAttention"]
 
 
 class SelfAttention(nn.Module):
@@ -28,32 +32,22 @@ class SelfAttention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, -1))
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, linear on the last dimension."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.act, self.fc2 = (
-            nn.Linear(channels, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., channels)`` to the same shape."""
-        return self.fc2(self.act(self.fc1(x)))
-
-
 class EncoderBlock(nn.Module):
-    """Pre-norm block: attention and MLP, each on a residual (ViT, Dosovitskiy et al. 2021)."""
+    """Pre-norm block: attention and MLP, each on a residual (ViT, Dosovitskiy et al. 2021).
 
-    def __init__(self, channels: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    ``drop`` is the rate of stochastic depth (DeiT).
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, mlp_ratio: float = 4.0, *, drop: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(channels, eps=1e-6), SelfAttention(channels, num_heads)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
         self.mlp = Mlp(channels, round(channels * mlp_ratio))
+        self.drop = drop_path(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, tokens, channels)`` to the same shape."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop(self.attn(self.norm1(x)))
+        return x + self.drop(self.mlp(self.norm2(x)))

@@ -1,0 +1,44 @@
+"""What every network of the zoo shares: feature maps on the way, and sizes it cannot take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from paredown.errors import InputError
+
+Pixels = Tensor | Sequence[Tensor]
+
+
+def tapped(layers: Iterable[nn.Module], x: Tensor, at: Iterable[int]) -> list[Tensor]:
+    """Run layers in turn; the outputs of those whose positions are in ``at``."""
+    wanted, maps = frozenset(at), []
+    for i, layer in enumerate(layers):
+        x = layer(x)
+        if i in wanted:
+            maps.append(x)
+    return maps
+
+
+def need_size(
+    x: Tensor, *, network: str, multiple: int = 1, minimum: int = 1, exactly: int | None = None
+) -> None:
+    """Refuse images that a network cannot take, naming those it can (``InputError``).
+
+    ``x`` is ``(batch, channels, h, w)``; h and w must both be ``exactly`` that, or else at least
+    ``minimum`` and multiples of ``multiple``.
+    """
+    h, w = x.shape[-2:]
+    if exactly is not None:
+        if h != exactly or w != exactly:
+            raise InputError(
+                f"{network} was built for {exactly}x{exactly} images, got {h}x{w}: "
+                f"build it with image_size={h}, or resize the images"
+            )
+        return
+    if h < minimum or w < minimum or h % multiple or w % multiple:
+        sizes = f"at least {minimum} pixels" if minimum > 1 else ""
+        steps = f"multiples of {multiple}" if multiple > 1 else ""
+        can = " and ".join(t for t in (steps, sizes) if t)
+        raise InputError(f"{network} takes heights and widths that are {can}, got {h}x{w}")
