@@ -63,6 +63,7 @@ def choices(request: Request, graph: Graph, granted: Grant | None) -> Choices:
                 "steps": granted.steps,
                 "task": 0.0,
                 "bf16": fast_bf16(),
+                "channels_last": granted.channels_last,
                 "norm_batches": NORM_BATCHES,
             }
             settings = {"statistics": {"steps": 0, "norm_batches": NORM_BATCHES}, "train": trained}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from paredown.files import write_text
 from paredown.measure.child import Jobs, Limits
@@ -13,8 +14,9 @@ from paredown.measure.fingerprint import flags
 from paredown.paring.request import Request
 from paredown.search.space import OFF, Candidate
 from paredown.search.trial import Source
+from paredown.techniques.recover import lay_out, nhwc
 
-RECOVERY_SHARE = 0.3
+RECOVERY_SHARE = 0.35
 """Share of the effort that one recovery may take."""
 MOST_STEPS = 2000
 FEWEST_STEPS = 10
@@ -24,10 +26,13 @@ FIRST_TRIAL_S = 6.0
 
 @dataclass(frozen=True)
 class Grant:
-    """Steps that one recovery may train, and the seconds one step took in a probe."""
+    """Steps that one recovery may train, the seconds one step of the original took in a probe, and
+    whether it was faster channels last.
+    """
 
     steps: int
     step_s: float
+    channels_last: bool = False
 
     @property
     def seconds(self) -> float:
@@ -45,36 +50,53 @@ def grant(request: Request, jobs: Jobs, folder: Path) -> Grant | None:
     kept = folder / "granted.json"
     if kept.exists():
         return Grant(**json.loads(kept.read_text()))
-    step_s = jobs.run(
+    step_s, channels_last = jobs.run(
         _probe, request.source, request.threads, limits=Limits.default(request.effort_s)
     )
     steps = int(request.effort_s * RECOVERY_SHARE / step_s)
     if steps < FEWEST_STEPS:
         return None
-    found = Grant(min(steps, MOST_STEPS), step_s)
-    write_text(kept, json.dumps({"steps": found.steps, "step_s": found.step_s}))
+    found = Grant(min(steps, MOST_STEPS), step_s, channels_last)
+    write_text(kept, json.dumps(asdict(found)))
     return found
 
 
-def _probe(source: Source, threads: int) -> float:
-    """Seconds of one distillation step: both networks forward, one backward; the second of two."""
+def _probe(source: Source, threads: int) -> tuple[float, bool]:
+    """Seconds of one distillation step, and whether channels last is the faster layout for it.
+
+    Both networks forward, one backward; the second of two in each layout.
+    """
+    import torch
+
+    from paredown.workload import share
+
+    torch.set_num_threads(threads)
+    workload = source.get().own()
+    teacher = share(source.get().model)
+    assert workload.training is not None
+    inputs, _ = next(iter(workload.training.batches()))
+    workload.model.train()
+    plain = _step_seconds(workload.model, teacher, inputs)
+    if not any(isinstance(m, torch.nn.Conv2d) for m in workload.model.modules()):
+        return plain, False
+    for model in (workload.model, teacher):
+        lay_out(model, torch.channels_last)
+    last = _step_seconds(workload.model, teacher, tuple(nhwc(x) for x in inputs))
+    return min(plain, last), last < plain
+
+
+def _step_seconds(student: Any, teacher: Any, inputs: tuple[Any, ...]) -> float:
     import torch
 
     from paredown.quality import tensors
 
-    torch.set_num_threads(threads)
-    workload = source.get().own()
-    teacher = source.get().model
-    assert workload.training is not None
-    inputs, _ = next(iter(workload.training.batches()))
-    workload.model.train()
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             with torch.no_grad():
                 teacher(*inputs)
-            out = [t for _, t in tensors(workload.model(*inputs)) if t.requires_grad]
+            out = [t for _, t in tensors(student(*inputs)) if t.requires_grad]
             torch.stack([t.float().square().mean() for t in out]).sum().backward()
         seconds = time.perf_counter() - start
     return max(seconds, 1e-4)

@@ -39,6 +39,7 @@ class Plan:
 
     ``task`` weighs the workload's own loss against distillation, ``features`` adds the normalised
     squared error of equal-shaped block outputs; ``patience`` checks without a better score end it.
+    ``channels_last`` lays images and filters out as NHWC meanwhile: on CPUs often a third faster.
     """
 
     steps: int
@@ -48,6 +49,7 @@ class Plan:
     features: float = 0.0
     decay: float = 0.01
     bf16: bool = False
+    channels_last: bool = False
     checks: int = 4
     patience: int = 4
     clip: float = 1.0
@@ -125,7 +127,10 @@ def train(
     if teacher is None and data.loss is None:
         raise InputError("recovery needs the original model or a `loss` in the training data")
     with torch.random.fork_rng(devices=[]):
-        return _Training(student, teacher, data, plan, evaluate).run()
+        try:
+            return _Training(student, teacher, data, plan, evaluate).run()
+        finally:
+            lay_out(student, torch.contiguous_format)
 
 
 class _Training:
@@ -142,6 +147,10 @@ class _Training:
         self.student, self.teacher, self.data, self.plan = student, teacher, data, plan
         self.evaluate = evaluate
         self.session = _session.get()
+        if plan.channels_last:
+            for model in (student, teacher):
+                if model is not None:
+                    lay_out(model, torch.channels_last)
         self.taps = Taps(student, teacher) if teacher is not None and plan.features else None
         self.weights = [
             p for p in student.parameters() if p.requires_grad and p.is_floating_point()
@@ -213,6 +222,8 @@ class _Training:
 
     def _loss(self, inputs: tuple[Any, ...], target: Any) -> Tensor:
         plan = self.plan
+        if plan.channels_last:
+            inputs = tuple(nhwc(x) for x in inputs)
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
             out = self.student(*inputs)
             terms: list[Tensor] = []
@@ -269,6 +280,18 @@ class _Training:
         self.session.progress(
             Progress(out.steps, self.plan.steps, out.losses[-1], out.best_score, left)
         )
+
+
+def lay_out(model: Any, layout: torch.memory_format) -> None:
+    """Lay the 4-d weights of a module out anew, in place; their values stay."""
+    model.to(memory_format=layout)  # torch's stubs lack this overload, hence the Any
+
+
+def nhwc(x: Any) -> Any:
+    """An image batch ``(n, c, h, w)`` laid out channels last; anything else as it is."""
+    if isinstance(x, Tensor) and x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def schedule(step: int, steps: int) -> float:

@@ -56,6 +56,7 @@ class Recover(Rewrite):
     features: Annotated[float, Choice(0.0, 1.0), "weight of block outputs"] = 0.0
     norm_batches: Annotated[int, "batches for fresh normalisation statistics first (0: none)"] = 0
     bf16: Annotated[bool, "train under bfloat16 autocast"] = False
+    channels_last: Annotated[bool, "train with images and filters laid out channels last"] = False
     seed: Annotated[int, "order of data and dropout"] = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +98,7 @@ class Recover(Rewrite):
                 self.task,
                 self.features,
                 bf16=self.bf16,
+                channels_last=self.channels_last,
                 seed=self.seed,
             )
             teacher = None if workload.original is None else _own(workload.original)
