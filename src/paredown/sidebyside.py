@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Subject:
     """One side: a target or artefact folder as the user names it, or a workload from Python.
 
-    ``backend`` is ``eager`` when left out for targets, the artefact's own for artefacts.
+    ``backend`` is the target's own when left out (`runtime.own_backend`), an artefact's always.
     """
 
     name: str
@@ -62,7 +62,7 @@ def ready(subject: Subject, threads: int) -> tuple[Executable, Workload]:
     workload = subject.workload or targets.resolve(
         subject.target or "", random_weights=subject.random_weights
     )
-    backend = runtime.backend(subject.backend or "eager")
+    backend = runtime.backend(subject.backend or runtime.own_backend(workload))
     missing = backend.available()
     if missing:
         raise NotApplicable(f"{subject.name}: {missing}")

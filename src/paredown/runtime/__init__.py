@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from paredown.errors import UnknownName
 from paredown.runtime.backend import Backend
+
+if TYPE_CHECKING:
+    from paredown.workload import Workload
 
 # name -> module:class; modules import their runtime only when they are used.
 _BACKENDS = {
@@ -15,7 +19,7 @@ _BACKENDS = {
     "openvino": "paredown.runtime.openvino:OpenVino",
 }
 
-__all__ = ["backend", "names"]
+__all__ = ["backend", "names", "own_backend"]
 
 
 def names() -> list[str]:
@@ -29,3 +33,11 @@ def backend(name: str) -> Backend:
         raise UnknownName("backend", name, names())
     module, _, cls = _BACKENDS[name].partition(":")
     return getattr(importlib.import_module(module), cls)()
+
+
+def own_backend(workload: Workload) -> str:
+    """The backend a target runs in as its author runs it: the baseline of every ratio.
+
+    ``eager`` for torch modules, ``onnxruntime`` for ONNX files (CONTRACTS, Baseline).
+    """
+    return getattr(workload.model, "own_backend", "eager")
