@@ -117,6 +117,7 @@ SAME: dict[str, Callable[[], dict[str, Any]]] = {
     "device": lambda: document("device", "pi5"),
     "techniques": lambda: document("techniques", "--for", "net.py"),
     "papers": lambda: document("papers", "vovnet"),
+    "zoo": lambda: document("zoo", "mobilenetv2"),
 }
 # Verbs whose lists and names depend on the machine: run for real, keys and types kept.
 SHAPES: dict[str, Callable[[], dict[str, Any]]] = {

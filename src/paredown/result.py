@@ -97,7 +97,9 @@ class OperatorRow(Record):
     op: str
     module: str
     line: str | None = None
-    phase: Literal["forward", "backward", "optimizer"] = "forward"
+    phase: Literal[
+        "forward", "backward", "optimizer", "prefill", "decode", "first", "step"
+    ] = "forward"
     shapes: list[list[int]]
     dtype: str
     macs: int | None
@@ -261,6 +263,9 @@ class CheckDoc(Document):
 
     kind: Literal["check"] = "check"
     target: str
+    device: str
+    verdict: Verdict
+    """``no_gain`` apart, those of a `down`: ``predicted_*`` where a prediction is among the figures."""
     met: bool
     constraints: list[ConstraintResult]
     fingerprint: Fingerprint
@@ -326,6 +331,31 @@ class PapersDoc(Document):
 
     kind: Literal["papers"] = "papers"
     papers: list[PaperRow]
+
+
+class ZooRow(Record):
+    """One network: parameters and MACs of one run as our graph counts them, beside the paper's.
+
+    ``input`` is one image (channels, height, width). ``source`` says where the paper's figures are
+    from, ``why`` the reason where ours differ from them by more than 0.5 %.
+    """
+
+    name: str
+    paper: str
+    input: list[int]
+    params: int
+    macs: int
+    paper_params: int | None
+    paper_macs: int | None
+    source: str
+    why: str | None = None
+
+
+class ZooDoc(Document):
+    """What ``pare zoo`` writes."""
+
+    kind: Literal["zoo"] = "zoo"
+    networks: list[ZooRow]
 
 
 class Finding(Record):

@@ -23,6 +23,7 @@ from paredown.result import (
     ShowDoc,
     Side,
     TechniquesDoc,
+    ZooDoc,
 )
 
 if TYPE_CHECKING:
@@ -253,6 +254,13 @@ def papers(key: str | None = None) -> PapersDoc:
     from paredown.papers import catalogue, entry
 
     return PapersDoc(papers=[entry(key)] if key is not None else catalogue())
+
+
+def zoo(name: str | None = None) -> ZooDoc:
+    """Every network with its kept counts, or one counted now. Raises ``UnknownName``."""
+    from paredown.zoo import row, rows
+
+    return ZooDoc(networks=[row(name)] if name is not None else rows())
 
 
 def reproduce(

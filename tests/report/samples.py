@@ -34,6 +34,8 @@ from paredown.result import (
     TensorInfo,
     Totals,
     Trial,
+    ZooDoc,
+    ZooRow,
 )
 
 PEAK = {"float32": 75e9, "int8": 1.1e12}
@@ -492,7 +494,12 @@ def check_doc() -> CheckDoc:
     """A regression gate that fails on latency."""
     doc = down_doc("infeasible")
     return CheckDoc(
-        target=doc.folder, met=False, constraints=doc.constraints, fingerprint=fingerprint()
+        target=doc.folder,
+        device="this",
+        verdict="infeasible",
+        met=False,
+        constraints=doc.constraints,
+        fingerprint=fingerprint(),
     )
 
 
@@ -572,6 +579,35 @@ def techniques_doc() -> TechniquesDoc:
                 why_not="needs training data",
             ),
         ],
+    )
+
+
+def zoo_doc() -> ZooDoc:
+    """Two networks, one of which differs from its paper."""
+    return ZooDoc(
+        networks=[
+            ZooRow(
+                name="vovnet39",
+                paper="vovnet",
+                input=[3, 224, 224],
+                params=22_600_296,
+                macs=7_072_227_328,
+                paper_params=22_600_296,
+                paper_macs=7_072_227_328,
+                source="the authors' VoVNet.pytorch (counted)",
+            ),
+            ZooRow(
+                name="other",
+                paper="arXiv:0000.00000",
+                input=[1, 28, 28],
+                params=1000,
+                macs=2000,
+                paper_params=1100,
+                paper_macs=None,
+                source="the paper, table 1",
+                why="the paper counts the auxiliary head",
+            ),
+        ]
     )
 
 

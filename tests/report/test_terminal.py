@@ -16,6 +16,7 @@ EVERY = [
     samples.device_doc,
     samples.techniques_doc,
     samples.papers_doc,
+    samples.zoo_doc,
     samples.cards_doc,
     samples.doctor_doc,
     samples.show_doc,

@@ -69,6 +69,22 @@ def papers(
     finish(work, json)
 
 
+def zoo(
+    name: Annotated[
+        str | None, typer.Argument(help="a network, counted anew", show_default=False)
+    ] = None,
+    json: Json = None,
+) -> None:
+    """List the networks: parameters and MACs as counted here, beside the paper's."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.zoo(name)
+
+    finish(work, json)
+
+
 def reproduce(
     keys: Annotated[
         list[str] | None, typer.Argument(help="keys of the catalogue", metavar="KEY...")

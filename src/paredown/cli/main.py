@@ -37,6 +37,7 @@ VERBS = (
     lists.calibrate,
     lists.techniques,
     lists.papers,
+    lists.zoo,
     lists.reproduce,
     lists.doctor,
 )

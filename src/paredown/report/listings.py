@@ -11,7 +11,7 @@ from rich.text import Text
 
 from paredown.figure import Figure
 from paredown.report import units
-from paredown.result import CardsDoc, DeviceDoc, DoctorDoc, PapersDoc, TechniquesDoc
+from paredown.result import CardsDoc, DeviceDoc, DoctorDoc, PapersDoc, TechniquesDoc, ZooDoc
 
 MakeTable = Callable[..., Table]
 VERDICT_TONES = {"holds": "green", "partly": "yellow", "fails": "red"}
@@ -98,6 +98,27 @@ def papers(doc: PapersDoc, table: MakeTable) -> list[RenderableType]:
             Text(p.verdict or "", style=VERDICT_TONES.get(p.verdict or "", "dim")),
         )
     return [out]
+
+
+def zoo(doc: ZooDoc, table: MakeTable) -> list[RenderableType]:
+    """The networks; of one also where the paper's figures are from."""
+    columns = ("network", "paper", "input", "params", "paper's", "MACs", "paper's")
+    out = table("Networks", *columns, right=range(3, 7))
+    for n in doc.networks:
+        out.add_row(
+            n.name,
+            n.paper,
+            "x".join(map(str, n.input)),
+            f"{n.params:,}",
+            f"{n.paper_params:,}" if n.paper_params is not None else "",
+            f"{n.macs:,}",
+            f"{n.paper_macs:,}" if n.paper_macs is not None else "",
+        )
+    if len(doc.networks) != 1:
+        return [out]
+    said = [f"The paper's figures: {n.source}." for n in doc.networks if n.source]
+    said += [f"They differ: {n.why}." for n in doc.networks if n.why]
+    return [out, *map(Text, said)]
 
 
 def cards(doc: CardsDoc, table: MakeTable, known: Callable[..., Text]) -> list[RenderableType]:

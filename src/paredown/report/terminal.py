@@ -27,6 +27,7 @@ from paredown.result import (
     ProfileDoc,
     ShowDoc,
     TechniquesDoc,
+    ZooDoc,
 )
 
 TOP = 15
@@ -323,6 +324,7 @@ _RENDER: dict[type[Document], Callable[[Any], list[RenderableType]]] = {
     DeviceDoc: lambda d: _padded(listings.device(d, table)),
     TechniquesDoc: lambda d: _padded(listings.techniques(d, table)),
     PapersDoc: lambda d: _padded(listings.papers(d, table)),
+    ZooDoc: lambda d: _padded(listings.zoo(d, table)),
     CardsDoc: lambda d: _padded(listings.cards(d, table, known)),
     DoctorDoc: lambda d: _padded(listings.doctor(d, table)),
 }

@@ -1,4 +1,4 @@
-"""The table of architectures; modules are imported only when one of theirs is asked for."""
+"""The table of networks; modules are imported only when one of theirs is asked for."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from paredown.errors import InputError, UnknownName
+from paredown.zoo import _rows_baselines, _rows_papers
+from paredown.zoo._variant import Variant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# name -> (module:function, settings that the name stands for)
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mobilenetv2": ("mobilenetv2:MobileNetV2", {}),
-    "mobilenetv2-1.4": ("mobilenetv2:MobileNetV2", {"width": 1.4}),
-    "mobilenetv2-0.35": ("mobilenetv2:MobileNetV2", {"width": 0.35}),
-    "vovnet27-slim": ("vovnet:vovnet", {"variant": "27-slim"}),
-    "vovnet39": ("vovnet:vovnet", {"variant": "39"}),
-    "vovnet57": ("vovnet:vovnet", {"variant": "57"}),
-    "densenet121": ("densenet:DenseNet", {}),
-    "resnet18": ("resnet:resnet", {"layers": 18}),
-    "resnet34": ("resnet:resnet", {"layers": 34}),
-    "resnet50": ("resnet:resnet", {"layers": 50}),
-    "convnext-tiny": ("convnext:ConvNeXt", {}),
-    "vit-ti": ("vit:vit", {"variant": "ti"}),
-    "vit-s": ("vit:vit", {"variant": "s"}),
-    "vit-b": ("vit:vit", {"variant": "b"}),
-    "regnetx-400mf": ("regnet:regnetx", {"variant": "400mf"}),
-}
-
-IMAGE_SIZE = 224
+NETWORKS: dict[str, Variant] = {**_rows_papers.ROWS, **_rows_baselines.ROWS}
 
 
 def names() -> list[str]:
@@ -37,31 +20,46 @@ def names() -> list[str]:
     return sorted(NETWORKS)
 
 
+def variant(name: str) -> Variant:
+    """A network's row; ``UnknownName``, naming the nearest, for a name that is not there."""
+    if name not in NETWORKS:
+        raise UnknownName("network", name, names())
+    return NETWORKS[name]
+
+
 def create(name: str, **settings: Any) -> nn.Module:
     """A network by name with untrained weights from torch's current seed.
 
-    Settings are those of the network's constructor; every one takes ``num_classes`` and
-    ``in_channels``. Raises ``UnknownName`` for a name that is not there and ``InputError`` for a
-    setting that the network does not have.
+    Settings are those of the network's constructor; every one takes ``num_classes``,
+    ``in_channels`` and, where it has stages, ``features_only``. Raises ``UnknownName`` for a name
+    that is not there and ``InputError`` for a setting that the network does not have.
     """
-    if name not in NETWORKS:
-        raise UnknownName("network", name, names())
-    where, fixed = NETWORKS[name]
-    module, _, factory = where.partition(":")
-    build = getattr(importlib.import_module(f"paredown.zoo.{module}"), factory)
+    row = variant(name)
     try:
-        return build(**{**fixed, **settings})
+        return _found(row.build)(**{**row.settings, **settings})
     except TypeError as e:
         raise InputError(f"zoo:{name}: {e}") from None
 
 
 def example(
-    name: str, *, batch: int = 1, image_size: int = IMAGE_SIZE, in_channels: int = 3
+    name: str, *, batch: int = 1, image_size: int | None = None, in_channels: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Example inputs for a network: one seeded image ``(batch, in_channels, size, size)``."""
+    """Example inputs for a network, seeded: one image ``(batch, in_channels, size, size)``.
+
+    Size and channels are the paper's unless given. Networks that take more (a diffusion step's
+    time) get what they take.
+    """
     import torch
 
-    if name not in NETWORKS:
-        raise UnknownName("network", name, names())
-    shape = (batch, in_channels, image_size, image_size)
+    row = variant(name)
+    size = row.image_size if image_size is None else image_size
+    channels = row.in_channels if in_channels is None else in_channels
+    if row.example:
+        return _found(row.example)(batch=batch, image_size=size, in_channels=channels)
+    shape = (batch, channels, size, size)
     return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+
+def _found(where: str) -> Any:
+    module, _, function = where.partition(":")
+    return getattr(importlib.import_module(f"paredown.zoo.{module}"), function)
