@@ -19,14 +19,17 @@ class GlobalResponseNorm(nn.Module):
 
     ``out = gamma * (x * share) + beta + x`` with ``share`` the channel's L2 norm over space, over
     the mean of these norms. ``channels_last`` says where the channels are: ``(batch, h, w,
-    channels)`` or ``(batch, channels, h, w)``. gamma and beta start at zero: the identity.
+    channels)`` or ``(batch, channels, h, w)``. gamma and beta start at zero: the identity. Without
+    ``bias`` there is no beta (it folds into a linear map behind).
     """
 
-    def __init__(self, channels: int, *, channels_last: bool = False, eps: float = 1e-6) -> None:
+    def __init__(
+        self, channels: int, *, channels_last: bool = False, bias: bool = True, eps: float = 1e-6
+    ) -> None:
         super().__init__()
         shape = (1, 1, 1, channels) if channels_last else (1, channels, 1, 1)
         self.gamma = nn.Parameter(torch.zeros(shape))
-        self.beta = nn.Parameter(torch.zeros(shape))
+        self.beta = nn.Parameter(torch.zeros(shape)) if bias else None
         self.space, self.channel = ((1, 2), 3) if channels_last else ((2, 3), 1)
         self.eps = eps
 
@@ -34,7 +37,8 @@ class GlobalResponseNorm(nn.Module):
         """A four-dimensional map to the same shape."""
         response = torch.linalg.vector_norm(x, dim=self.space, keepdim=True)
         share = response / (response.mean(self.channel, keepdim=True) + self.eps)
-        return self.gamma * (x * share) + self.beta + x
+        out = self.gamma * (x * share) + x
+        return out if self.beta is None else out + self.beta
 
 
 class LayerScale(nn.Module):

@@ -6,13 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from paredown.errors import InputError, UnknownName
-from paredown.zoo import _rows_baselines, _rows_papers
+from paredown.zoo import _rows_baselines, _rows_classifiers, _rows_papers
 from paredown.zoo._variant import Variant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NETWORKS: dict[str, Variant] = {**_rows_papers.ROWS, **_rows_baselines.ROWS}
+NETWORKS: dict[str, Variant] = {
+    **_rows_papers.ROWS,
+    **_rows_classifiers.ROWS,
+    **_rows_baselines.ROWS,
+}
 
 
 def names() -> list[str]:

@@ -1,0 +1,184 @@
+"""Rows of the catalogue's image classifiers: InceptionNeXt, GhostNetV2, SimpleNet and on.
+
+MACs are given in millions, as the public code counts them (four figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paredown.zoo._variant import Variant
+
+TIMM = "timm 1.0.31 (counted)"
+
+
+def _row(
+    build: str,
+    paper: str,
+    settings: Mapping[str, Any],
+    params: int | None,
+    millions: float | None,
+    source: str,
+    **rest: Any,
+) -> Variant:
+    return Variant(
+        build,
+        paper,
+        settings,
+        paper_params=params,
+        paper_macs=None if millions is None else round(millions * 1e6),
+        source=source,
+        **rest,
+    )
+
+
+def _inceptionnext(variant: str, params: int, millions: float, printed: str) -> Variant:
+    return _row(
+        "inceptionnext:inceptionnext",
+        "inceptionnext",
+        {"variant": variant},
+        params,
+        millions,
+        f"{TIMM}; the authors print {printed}",
+        reference=f"timm:inception_next_{variant}",
+    )
+
+
+def _ghost(width: float, params: int, millions: float, printed: str) -> Variant:
+    return _row(
+        "ghostnetv2:GhostNetV2",
+        "ghostnetv2",
+        {"width": width},
+        params,
+        millions,
+        f"{TIMM}; the paper prints {printed}",
+        reference=f"timm:ghostnetv2_{round(100 * width)}",
+    )
+
+
+def _simple(
+    variant: str, params: int, millions: float, *, side: int = 224, why: str = ""
+) -> Variant:
+    return _row(
+        "simplenet:simplenet",
+        "simplenet",
+        {"variant": variant},
+        params,
+        millions,
+        "the authors' SimpleNet_Pytorch (counted)",
+        image_size=side,
+        why=why,
+        sizes=(32, 48, 64),
+    )
+
+
+def _nasnet(
+    variant: str, side: int, params: int | None, millions: float | None, source: str, why: str = ""
+) -> Variant:
+    return _row(
+        "nasnet:nasnet",
+        "nasnet",
+        {"variant": variant},
+        params,
+        millions,
+        source,
+        image_size=side,
+        why=why,
+        sizes=(32, 49, 64),
+    )
+
+
+def _inception(kind: str, params: int | None, millions: float | None, source: str) -> Variant:
+    return _row(
+        "inception_v4:Inception",
+        "inception-v4",
+        {"kind": kind},
+        params,
+        millions,
+        source,
+        image_size=299,
+        sizes=(75, 96, 107),
+    )
+
+
+UNMATCHED = (
+    "the paper prints {} parameters{}; the rules that count A(4@1056) and A(6@4032) to the digit "
+    "give more here, with any stem of 32 to 96 filters; the authors released no code for it"
+)
+
+ROWS: dict[str, Variant] = {
+    "inceptionnext-atto": _inceptionnext("atto", 4_156_520, 503.0, "4.2M, 0.51G"),
+    "inceptionnext-tiny": _inceptionnext("tiny", 28_055_680, 4_189, "28M, 4.2G"),
+    "inceptionnext-small": _inceptionnext("small", 49_374_016, 8_356, "49M, 8.4G"),
+    "inceptionnext-base": _inceptionnext("base", 86_672_136, 14_841, "87M, 14.9G; 43.6G at 384"),
+    "ghostnetv2-1.0": _ghost(1.0, 6_156_908, 167.0, "6.1M, 167M"),
+    "ghostnetv2-1.3": _ghost(1.3, 8_960_404, 269.3, "8.9M, 269M"),
+    "ghostnetv2-1.6": _ghost(1.6, 12_392_698, 398.6, "12.3M, 399M"),
+    "simplenet-cifar-5m": _simple("cifar-5m", 5_498_378, 652.2, side=32),
+    "simplenet-cifar-310k": _simple("cifar-310k", 312_362, 55.79, side=32),
+    "simplenet-cifar-460k": _simple("cifar-460k", 385_790, 73.2, side=32),
+    "simplenet-small-0.5-m1": _simple("small-0.5-m1", 1_506_792, 340.9),
+    "simplenet-small-0.5-m2": _simple("small-0.5-m2", 1_506_792, 427.6),
+    "simplenet-small-0.75-m1": _simple("small-0.75-m1", 3_287_272, 758.9),
+    "simplenet-small-0.75-m2": _simple("small-0.75-m2", 3_287_272, 953.9),
+    "simplenet-5m-m1": _simple("5m-m1", 5_752_808, 1_342),
+    "simplenet-5m-m2": _simple("5m-m2", 5_752_808, 1_689),
+    "simplenet-9m-m1": _simple("9m-m1", 9_508_968, 2_774),
+    "simplenet-9m-m2": _simple("9m-m2", 9_508_968, 3_555),
+    "inception-v4": _inception("v4", 42_679_816, 12_254, TIMM),
+    "inception-resnet-v1": _inception(
+        "resnet-v1",
+        None,
+        None,
+        "no published count; the paper says 'about the cost of Inception-v3'",
+    ),
+    "inception-resnet-v2": _inception("resnet-v2", 55_843_464, 13_156, TIMM),
+    "nasnet-a-mobile": _nasnet(
+        "mobile", 224, 5_289_978, 564, f"{TIMM}; the paper prints 5.3M, 564M for A(4@1056)"
+    ),
+    "nasnet-a-7@1920": _nasnet(
+        "a-7@1920",
+        299,
+        22_600_000,
+        4_930,
+        "the paper",
+        UNMATCHED.format("22.6M", " and 4.93 billion MACs"),
+    ),
+    "nasnet-a-large": _nasnet(
+        "large", 331, 88_753_150, 23_783, f"{TIMM}; the paper prints 88.9M, 23.8B for A(6@4032)"
+    ),
+    "nasnet-a-cifar-6@768": _nasnet("cifar-6@768", 32, 3_328_234, 525.8, "rebuilt (3.3M printed)"),
+    "nasnet-a-cifar-7@2304": _nasnet(
+        "cifar-7@2304", 32, 27_600_000, None, "the paper", UNMATCHED.format("27.6M", "")
+    ),
+    **{
+        f"unireplknet-{variant}{'-merged' if merged else ''}": _row(
+            "unireplknet:unireplknet",
+            "unireplknet",
+            {"variant": variant, "merged": merged},
+            params,
+            millions,
+            "the authors' UniRepLKNet (counted)",
+            image_size=side,
+            sizes=(32, 48, 64),
+        )
+        for variant, merged, side, params, millions in (
+            ("a", True, 224, 4_437_300, 639.8),
+            ("f", True, 224, 6_235_216, 905.1),
+            ("p", True, 224, 10_741_704, 1_573),
+            ("n", True, 224, 18_318_560, 2_767),
+            ("t", True, 224, 31_037_980, 4_899),
+            ("s", True, 224, 55_645_984, 9_094),
+            ("b", True, 224, 98_008_456, 16_057),
+            ("l", True, 384, 218_454_616, 105_422),
+            ("xl", True, 384, 386_529_064, 186_772),
+            ("a", False, 224, 4_649_060, 674.7),
+            ("f", False, 224, 6_489_328, None),
+            ("p", False, 224, 11_080_520, None),
+            ("n", False, 224, 18_818_880, None),
+            ("t", False, 224, 31_693_420, None),
+            ("s", False, 224, 56_456_704, None),
+        )
+    },
+}
