@@ -288,9 +288,19 @@ def test_what_this_machine_cannot_measure_is_refused_unless_predictions_are_acce
     b.check_machine({"traffic": "no counters"})
     with pytest.raises(BudgetError, match="pi5 is not this machine"):
         parse(["latency <= 1 ms"]).check_machine({}, device="pi5")
-    parse(["size <= 1 MB", "drop <= 1%"]).check_machine({}, device="pi5")
-    with pytest.raises(BudgetError, match="p95"):
+    # Refused whatever is asked: nothing at all happens on another device.
+    counted_only = parse(["size <= 1 MB", "drop <= 1%"])
+    with pytest.raises(BudgetError, match="--accept predicted"):
+        counted_only.check_machine({}, device="pi5")
+    counted_only.check_machine({}, device="pi5", accept_predicted=True)
+    with pytest.raises(BudgetError, match="without p95"):
         parse(["latency.p95 <= 1 ms"]).check_machine({}, device="pi5", accept_predicted=True)
+    with pytest.raises(BudgetError, match="no RAPL; and pi5 states no energy"):
+        b.check_machine(
+            {"energy": "no RAPL"},
+            accept_predicted=True,
+            unpredictable={"energy": "pi5 states no energy"},
+        )
 
 
 def test_budget_needs_no_torch():

@@ -31,7 +31,7 @@ OPTIONS = {
     "--strict --accept --random-weights --seed",
     "plan down": "--to --device --backend --only --without --keep --effort --threads --accept "
     "--random-weights --seed",
-    "check": "--to --threads --random-weights",
+    "check": "--to --device --threads --accept --random-weights",
     "show": "",
     "apply": "--out --backend --threads --random-weights",
     "compare": "--threads --random-weights",

@@ -332,9 +332,9 @@ def source_of(
     return workload
 
 
-def rebuilt(folder: Path | str) -> Workload:
+def rebuilt(folder: Path | str, *, source: Workload | str | None = None) -> Workload:
     """The rewritten network of any artefact, replayed on its source; tensors hold no values."""
-    return _rebuilt(Path(folder), source_of(folder))
+    return _rebuilt(Path(folder), source_of(folder, source=source))
 
 
 def _rebuilt(folder: Path, source: Workload) -> Workload:

@@ -198,11 +198,22 @@ class Constraint:
         if baseline.value <= 0:
             why = f"the {self.relative_to}'s {self.kind.name} is {baseline.value:g}"
             return unavailable("x", why)
-        weakest = _WEAKNESS[max(map(_WEAKNESS.index, (achieved.how, baseline.how)))]
-        ratio, spread = achieved.value / baseline.value, None
-        if achieved.spread is not None:
-            spread = (achieved.spread[0] / baseline.value, achieved.spread[1] / baseline.value)
-        return Figure(value=ratio, unit="x", how=weakest, spread=spread, n=achieved.n)
+        return quotient(achieved, baseline)
+
+
+def quotient(ours: Figure, base: Figure) -> Figure:
+    """One figure relative to another (unit ``x``), known as well as the weaker of the two.
+
+    The interval is that of ``ours`` alone. Raises ``ValueError`` for an unavailable figure or a
+    base that is not positive.
+    """
+    value, over = ours.known(), base.known()
+    if over <= 0:
+        raise ValueError(f"no ratio to {over:g} {base.unit}")
+    weakest = _WEAKNESS[max(map(_WEAKNESS.index, (ours.how, base.how)))]
+    low, high = ours.spread or (0.0, 0.0)
+    spread = (low / over, high / over) if ours.spread is not None else None
+    return Figure(value=value / over, unit="x", how=weakest, spread=spread, n=ours.n)
 
 
 _WEAKNESS: tuple[How, ...] = ("counted", "measured", "nominal", "predicted", "unavailable")
@@ -294,23 +305,37 @@ class Budget:
         *,
         device: str = "this",
         accept_predicted: bool = False,
-        predictable: Iterable[str] = ("latency", "throughput", "memory", "energy", "traffic"),
+        unpredictable: Mapping[str, str] | None = None,
     ) -> None:
-        """Refuse metrics that cannot be measured here, unless predictions are accepted.
+        """Refuse what cannot be measured here, unless predictions are accepted and can be had.
 
-        ``unmeasurable`` maps a metric to the reason; a ``device`` other than ``this`` makes every
-        metric of a running machine unmeasurable.
+        ``unmeasurable`` and ``unpredictable`` map metrics to reasons. Nothing is measured on a
+        ``device`` other than ``this``: without ``accept_predicted`` it is refused whatever is
+        asked.
         """
-        predictable = set(predictable)
+        if device != "this" and not accept_predicted:
+            raise BudgetError(
+                f"--device {device} is not this machine and cannot be measured here: "
+                "--accept predicted decides on predictions"
+            )
         for c in self.costs:
-            why = unmeasurable.get(c.metric) or unmeasurable.get(c.kind.name)
-            if device != "this" and c.kind.how != "counted":
-                why = f"{device} is not this machine"
-            if why is None or (accept_predicted and c.kind.name in predictable and not c.part):
+            if c.kind.how == "counted":
                 continue
-            hint = ": --accept predicted decides on a prediction"
-            more = hint if c.kind.name in predictable else ""
-            raise BudgetError(f"{c.text!r} cannot be measured here: {why}{more}")
+            why = unmeasurable.get(c.metric) or unmeasurable.get(c.kind.name)
+            if device != "this":
+                why = f"{device} is not this machine"
+            if why is None:
+                continue
+            cannot = (unpredictable or {}).get(c.kind.name)
+            if c.part:
+                cannot = f"{c.kind.name} is predicted as one figure, without {c.part}"
+            if cannot is not None:
+                raise BudgetError(f"{c.text!r} cannot be measured here: {why}; and {cannot}")
+            if not accept_predicted:
+                raise BudgetError(
+                    f"{c.text!r} cannot be measured here: {why}: "
+                    "--accept predicted decides on a prediction"
+                )
 
     def gated(self, workload: Workload, *, random_weights: bool = False) -> Budget:
         """Add a quality gate where the user named none (CONTRACTS, Quality).
@@ -357,15 +382,20 @@ class Budget:
         ``candidates`` holds, for every candidate that passed its gates, metric -> ratio to the
         baseline (unit ``x``): when none of them gains on any budgeted cost the answer to an unmet
         budget is ``no_gain``. None: gains are not asked about. ``strict`` demands proven.
+
+        Where a prediction is among the figures, the verdict says so: it also steered the search, so
+        that neither ``infeasible`` nor ``no_gain`` could rest on measurement alone.
         """
         results = list(results)
         open_ = [r for r in results if not r.met or (strict and not r.proven)]
+        predicted = any(r.achieved.how == "predicted" for r in results)
         if not open_:
-            return "predicted_met" if any(r.achieved.how == "predicted" for r in results) else "met"
+            return "predicted_met" if predicted else "met"
+        if predicted:
+            return "predicted_infeasible"
         if candidates is not None and not any(self.gains(c) for c in candidates):
             return "no_gain"
-        predicted = all(r.achieved.how == "predicted" for r in open_)
-        return "predicted_infeasible" if predicted else "infeasible"
+        return "infeasible"
 
     def gains(self, ratios: Mapping[str, Figure]) -> bool:
         """Whether a candidate's interval lies on the good side of 1.0 for some budgeted cost."""

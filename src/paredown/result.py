@@ -265,7 +265,7 @@ class CheckDoc(Document):
     target: str
     device: str
     verdict: Verdict
-    """``no_gain`` apart, those of a `down`: ``predicted_*`` where a prediction is among the figures."""
+    """``predicted_*`` where a prediction is among the figures; never ``no_gain``."""
     met: bool
     constraints: list[ConstraintResult]
     fingerprint: Fingerprint

@@ -145,7 +145,9 @@ def plan_down(
 def check(
     target: Target,
     to: To,
+    device: DeviceName = "this",
     threads: Threads = None,
+    accept: Accept = None,
     random_weights: Random = False,
     json: Json = None,
 ) -> None:
@@ -154,7 +156,14 @@ def check(
     def work() -> object:
         from paredown.paring import check as check_
 
-        return check_(target, to=to, threads=threads, random_weights=random_weights)
+        return check_(
+            target,
+            to=to,
+            device=device,
+            threads=threads,
+            accept=accept,
+            random_weights=random_weights,
+        )
 
     finish(work, json)
 

@@ -136,12 +136,12 @@ class Clock:
         label = dict(candidate.point).get(self.recovering, OFF)
         return label == "train" and cut_of(candidate) not in self.trained
 
-    def note(self, candidate: Candidate, seconds: float) -> None:
-        """One candidate took so long."""
-        if self.trains(candidate):
+    def note(self, candidate: Candidate, seconds: float, *, failed: bool = False) -> None:
+        """One candidate took so long; one that ``failed`` may not have kept its recovery."""
+        if not self.trains(candidate):
+            self.taken.append(seconds)
+        elif not failed:
             self.trained.add(cut_of(candidate))
-            return
-        self.taken.append(seconds)
 
 
 CUTS = ("structured-pruning", "low-rank", "recover")

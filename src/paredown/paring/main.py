@@ -82,11 +82,12 @@ def _deliver(finished: Run, doc: DownDoc) -> None:
 
 
 def _save_original(finished: Run, out: Path) -> None:
-    """The original in eager stands in the folder when nothing better was found."""
+    """The original in its own backend stands in the folder when nothing better was found."""
     from paredown import artefact, runtime
 
     asked = finished.request
-    executable = runtime.backend("eager").lower(asked.workload, threads=asked.threads)
+    backend = runtime.backend(asked.own_backend)
+    executable = backend.lower(asked.workload, threads=asked.threads)
     artefact.save(
         out,
         workload=asked.workload,

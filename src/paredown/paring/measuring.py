@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from paredown import artefact, quality
+from paredown.errors import ParedownError
 from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.measure import memory
 from paredown.measure.child import Jobs, Limits
 from paredown.paring import candidates
 from paredown.paring.effort import Clock
+from paredown.paring.predicting import Accepted, budgeted
 from paredown.paring.request import Request
 from paredown.report.progress import Progress
 from paredown.search import trial
 from paredown.search.goal import Goal
+from paredown.search.judging import Examples
 from paredown.search.loop import Measured
 from paredown.search.prove import loaded_for_memory, original_for_memory
 from paredown.search.space import Candidate, Space
@@ -30,36 +33,44 @@ TRIAL_S = 1.2
 """Seconds of interleaved timing per trial; the final proof takes longer."""
 
 
-def baseline(request: Request, jobs: Jobs, cache: Path) -> dict[str, Figure]:
-    """The original as its author runs it: eager, own dtype, same threads."""
-    figures = jobs.run(_measure_original, request.source, request.threads, request.seed)
-    figures["size"] = counted(stored_bytes(request.workload.model), "B")
-    figures["memory"] = memory.measure(
-        original_for_memory, request.source, request.threads, backend="eager"
+def baseline(request: Request, jobs: Jobs, accepted: Accepted) -> dict[str, Figure]:
+    """The original as its author runs it: eager, own dtype, same threads. What may be predicted
+    is; of another device nothing is measured but the score.
+    """
+    figures: dict[str, Figure] = jobs.run(
+        _measure_original, request.source, request.threads, request.here, request.seed
     )
+    figures["size"] = counted(stored_bytes(request.workload.model), "B")
+    if request.here:
+        figures["memory"] = memory.measure(
+            original_for_memory, request.source, request.threads, backend="eager"
+        )
+    accepted.fill(figures, {}, accepted.before)
     return figures
 
 
-def _measure_original(source: trial.Source, threads: int, seed: int) -> dict[str, Figure]:
+def _measure_original(
+    source: trial.Source, threads: int, timed: bool, seed: int
+) -> dict[str, Figure]:
     import torch
 
     from paredown import runtime
-    from paredown.measure.compare import interleave
+    from paredown.measure.compare import interleave, inverse
 
     torch.set_num_threads(threads)
     original = source.get()
-    eager = runtime.backend("eager").lower(original, threads=threads)
-    c = interleave(
-        [("baseline", lambda: eager(*original.inputs, **original.kwargs))], seconds=1, seed=seed
-    )
-    figures = {"latency": c["baseline"].latency}
+    figures: dict[str, Figure] = {}
+    if timed:
+        eager = runtime.backend("eager").lower(original, threads=threads)
+        c = interleave(
+            [("baseline", lambda: eager(*original.inputs, **original.kwargs))], seconds=1, seed=seed
+        )
+        figures["latency"] = c["baseline"].latency
+        figures["throughput"] = inverse(c["baseline"].latency, "runs/s")
     graph = capture(original)
     figures["macs"] = counted(graph.macs, "MAC")
     figures["params"] = counted(graph.params, "1")
-    if original.evaluate is not None:
-        scores = quality.judge(original.evaluate, original.model)
-        figures["score"] = quality.score(scores, seed=seed)
-    return figures
+    return figures | Examples(seed=seed).score(Examples().scores(original, original.model))
 
 
 @dataclass
@@ -72,6 +83,7 @@ class Measure:
     cache: Path
     progress: Progress
     baseline: dict[str, float]
+    accepted: Accepted
     clock: Clock
 
     def __call__(self, id: int, candidate: Candidate) -> Measured:
@@ -92,22 +104,27 @@ class Measure:
             self.request.device,
             self.request.threads,
             TRIAL_S,
-            split=split_for(self.request, decide=False),
+            examples_for(self.request, deciding=False),
+            timed=self.request.here,
             seed=self.request.seed,
         )
         self.progress.update(f"trial {id}: {candidate.text()}")
         start = time.monotonic()
-        body = self.jobs.run(
-            trial.run,
-            spec,
-            limits=Limits.default(max(120.0, self.request.effort_s)),
-            on_message=lambda m: self.progress.update(f"trial {id}: {candidate.text()}: {m}"),
-        )
-        report = trial.load(body)
-        if any(c.kind.name == "memory" for c in self.request.budget):
-            report.figures["memory"] = memory_of(self.request, folder / "artefact")
+        try:
+            body = self.jobs.run(
+                trial.run,
+                spec,
+                limits=Limits.default(max(120.0, self.request.effort_s)),
+                on_message=lambda m: self.progress.update(f"trial {id}: {candidate.text()}: {m}"),
+            )
+            report = trial.load(body)
+            if self.request.here and "memory" in budgeted(self.request.budget):
+                report.figures["memory"] = memory_of(self.request, folder / "artefact")
+        except ParedownError:
+            self.clock.note(candidate, time.monotonic() - start, failed=True)
+            raise
         self.clock.note(candidate, time.monotonic() - start)
-        return measured(report, self.baseline)
+        return measured(report, self.baseline, self.accepted)
 
 
 def memory_of(request: Request, folder: Path) -> Figure:
@@ -118,10 +135,11 @@ def memory_of(request: Request, folder: Path) -> Figure:
     )
 
 
-def measured(report: trial.Report, baseline: dict[str, float]) -> Measured:
-    """A trial's report as the search needs it: the latency by its paired ratio, which is
-    steadier.
+def measured(report: trial.Report, baseline: dict[str, float], accepted: Accepted) -> Measured:
+    """A trial's report as the search needs it: with the predictions that may decide, and the
+    latency by its paired ratio, which is steadier.
     """
+    accepted.fill(report.figures, report.ratios, report.predicted)
     values = {m: f.value for m, f in report.figures.items() if f.value is not None}
     ratio = report.ratios["latency"].value
     if ratio is not None and "latency" in baseline:
@@ -132,20 +150,23 @@ def measured(report: trial.Report, baseline: dict[str, float]) -> Measured:
     return Measured(values, body)
 
 
-def split_for(request: Request, *, decide: bool) -> np.ndarray | None:
-    """Without `verify`, the half of the examples that guides the search or decides the verdict."""
+def examples_for(request: Request, *, deciding: bool) -> Examples:
+    """The examples that guide the search or decide the verdict: without `verify`, a part of
+    `evaluate`'s each.
+    """
+    whole = Examples(deciding=deciding, seed=request.seed)
     w = request.workload
     if w.verify is not None or w.evaluate is None:
-        return None
+        return whole
     kept = request.out / "shared" / "examples.npy"
     if not kept.exists():
         scores = quality.judge(w.evaluate, w.model)
         np.save(kept, np.asarray(0 if isinstance(scores, float) else np.size(scores)))
     n = int(np.load(kept))
     if n < 2:
-        return None
+        return whole
     guide, decides = quality.split_by_hash(n)
-    return decides if decide else guide
+    return replace(whole, split=decides if deciding else guide)
 
 
 def trial_folder(out: Path, id: int) -> Path:
@@ -154,14 +175,14 @@ def trial_folder(out: Path, id: int) -> Path:
 
 
 def finish_interrupted(
-    request: Request, store: Store, goal: Goal, baseline: dict[str, float]
+    request: Request, store: Store, goal: Goal, baseline: dict[str, float], accepted: Accepted
 ) -> None:
     """Trials that ran when a search was killed: finished ones are told now, the others failed."""
     for id, _candidate in store.interrupted():
         result = trial_folder(request.out, id) / trial.RESULT
         if result.exists():
             report = trial.load(json.loads(result.read_text()))
-            found = measured(report, baseline)
+            found = measured(report, baseline, accepted)
             body = {**found.body, "values": found.values}
             store.tell(id, "done", goal.score(found.values), body)
         else:

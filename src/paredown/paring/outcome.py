@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from paredown.figure import Figure, counted
-from paredown.paring import candidates
+from paredown.paring import candidates, predicting
 from paredown.paring.measuring import trial_folder
 from paredown.paring.proving import judged
 from paredown.paring.run import Run
@@ -22,22 +22,25 @@ from paredown.result import (
     Trial,
     Verdict,
 )
-from paredown.search import trial
+from paredown.search import pricing, trial
 from paredown.search.loop import Outcome
+
+COUNTS = ("size", "macs", "params", "memory")
+"""Costs whose ratio to the original needs no pairing of runs."""
 
 
 def document(run: Run) -> DownDoc:
     """The result of a run as `pare down --json` writes it."""
     from paredown.cost import price
 
-    before = price(run.graph, run.request.device, backend="eager")
+    before = price(run.graph, run.request.device, backend=run.request.own_backend)
     results, verdict, after = _verdict(run)
     detail = _detail(run, run.winner)
     doc = DownDoc(
         target=run.request.target,
         device=run.request.device.name,
         verdict=verdict,
-        changed=run.winner is not None and not _unchanged(run.winner),
+        changed=run.winner is not None and not _unchanged(run.winner, run.request.own_backend),
         interrupted=run.interrupted,
         constraints=results,
         before=_before(run),
@@ -70,9 +73,9 @@ def document(run: Run) -> DownDoc:
 
 
 def recipe(run: Run, outcome: Outcome | None) -> Recipe:
-    """The recipe of a candidate; the original in eager when there is none."""
+    """The recipe of a candidate; the original in its own backend when there is none."""
     if outcome is None:
-        return candidates.recipe_of(run.request, "eager")
+        return candidates.recipe_of(run.request, run.request.own_backend)
     return run.space.recipe(
         outcome.candidate,
         target=candidates.target_of(run.request.workload),
@@ -88,19 +91,26 @@ def _verdict(run: Run) -> tuple[list[ConstraintResult], Verdict, Side]:
         before = _before(run)
         own = {**before.figures, "drop": counted(0, "score"), "fidelity": counted(1, "1")}
         one = {m: counted(1, "x") for m in before.figures}
-        results = budget.judge(own, before.figures, one)
+        results = budget.judge(
+            own, before.figures, one, accept_predicted=run.request.accept_predicted
+        )
         return results, budget.verdict(results, [], strict=run.request.strict), before
     results = judged(run, run.proof)
     every = [_ratios(run, o) for o in run.search.outcomes if o.state == "done"]
     verdict = budget.verdict(results, every, strict=run.request.strict)
-    after = Side(
-        name=run.winner.candidate.text(),
-        backend=run.winner.candidate.backend,
-        recipe=recipe(run, run.winner).to_dict(),
-        figures={**_counts(run.winner), **run.proof["figures"]["after"]},
-        ratios=_with_size(run, run.proof["ratios"]["after"], run.proof["figures"]["after"]),
+    return results, verdict, _side(run, run.winner, run.proof, "after")
+
+
+def _side(run: Run, outcome: Outcome, proof: dict[str, Any], key: str) -> Side:
+    """A candidate with what its proof found, and what its trial counted."""
+    figures = {**_counts(outcome), **proof["figures"][key]}
+    return Side(
+        name=outcome.candidate.text(),
+        backend=outcome.candidate.backend,
+        recipe=recipe(run, outcome).to_dict(),
+        figures=figures,
+        ratios=_with_size(run, proof["ratios"][key], figures),
     )
-    return results, verdict, after
 
 
 def _ratios(run: Run, outcome: Outcome) -> dict[str, Figure]:
@@ -112,22 +122,23 @@ def _ratios(run: Run, outcome: Outcome) -> dict[str, Figure]:
 def _with_size(
     run: Run, ratios: dict[str, Figure], figures: dict[str, Figure]
 ) -> dict[str, Figure]:
-    out = dict(ratios)
-    for metric in ("size", "macs", "params", "memory"):
-        base, ours = run.baseline.get(metric), figures.get(metric)
-        if base is not None and base.value and ours is not None and ours.value is not None:
-            out[metric] = Figure(value=ours.value / base.value, unit="x", how=ours.how)
-    return out
+    """Ratios of what was counted beside those that were measured in pairs or predicted."""
+    counts = {m: f for m, f in figures.items() if m in COUNTS and m not in ratios}
+    return {**ratios, **pricing.ratios(counts, run.baseline)}
 
 
 def _counts(outcome: Outcome) -> dict[str, Figure]:
     figures = trial.load({"detail": {}, **outcome.body}).figures
-    return {m: f for m, f in figures.items() if m in ("macs", "params", "memory")}
+    return {m: f for m, f in figures.items() if m in COUNTS and m != "size"}
 
 
 def _before(run: Run) -> Side:
     proved = run.proof["figures"]["baseline"] if run.proof else {}
-    return Side(name="the original", backend="eager", figures={**run.baseline, **proved})
+    return Side(
+        name="the original",
+        backend=run.request.own_backend,
+        figures={**run.baseline, **proved},
+    )
 
 
 def _single(run: Run) -> Side | None:
@@ -135,13 +146,7 @@ def _single(run: Run) -> Side | None:
     if run.single is None or run.proof is None:
         return None
     key = "single" if "single" in run.proof["figures"] else "after"
-    return Side(
-        name=run.single.candidate.text(),
-        backend=run.single.candidate.backend,
-        recipe=recipe(run, run.single).to_dict(),
-        figures={**_counts(run.single), **run.proof["figures"][key]},
-        ratios=_with_size(run, run.proof["ratios"][key], run.proof["figures"][key]),
-    )
+    return _side(run, run.single, run.proof, key)
 
 
 def _trial(run: Run, outcome: Outcome) -> Trial:
@@ -150,7 +155,9 @@ def _trial(run: Run, outcome: Outcome) -> Trial:
     seconds = 0.0
     if outcome.state == "done":
         report = trial.load({"detail": {}, **outcome.body})
-        predicted, measured, seconds = report.predicted, report.figures, report.seconds
+        predicted, seconds = report.predicted, report.seconds
+        # Predictions that the search decided by stand among the figures; they were not measured.
+        measured = {m: f for m, f in report.figures.items() if f.how != "predicted"}
     return Trial(
         id=outcome.id,
         state=outcome.state,
@@ -170,14 +177,14 @@ def _detail(run: Run, outcome: Outcome | None) -> dict[str, Any]:
     return {**body["detail"], "sites": body["sites"], "notes": body["notes"]}
 
 
-def _unchanged(outcome: Outcome) -> bool:
+def _unchanged(outcome: Outcome, own: str) -> bool:
     return (
         not any(
             label not in ("off", "0")
             for axis, label in outcome.candidate.point
             if axis != "backend"
         )
-        and outcome.candidate.backend == "eager"
+        and outcome.candidate.backend == own
     )
 
 
@@ -193,5 +200,7 @@ def _notes(run: Run) -> list[str]:
         implied = next(c for c in run.request.budget if c.implied)
         mine = "" if implied.kind.name == "drop" else ", which is not your metric"
         notes.append(f"no quality constraint was given: gated on {implied.text}{mine}")
+    backend = run.winner.candidate.backend if run.winner else run.request.own_backend
+    notes += predicting.notes(run.request, backend)
     detail = _detail(run, run.winner)
     return [*notes, *detail.get("notes", []), *run.graph.notes]

@@ -11,9 +11,9 @@ from paredown.graph.capture import capture
 from paredown.paring import candidates, request
 from paredown.paring.effort import Grant
 from paredown.paring.measuring import TRIAL_S
+from paredown.paring.predicting import notes, original
 from paredown.paring.prior import prior
 from paredown.result import PlanDoc
-from paredown.search.goal import Goal, Limit
 from paredown.workload import Workload
 
 SHOWN = 20
@@ -33,12 +33,11 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
     found = candidates.choices(asked, graph, ASSUMED)
     space = candidates.space(asked, found, lambda _: [])
     guess = prior(space, graph, asked.device, scale=asked.workload.scale)
-    guess.baseline = {"latency": guess.base["eager"], "size": guess.base["size"]}
-    limits = []
-    for c in asked.budget:
-        base = {"latency": guess.base["eager"], **guess.base}.get(c.metric, 1.0)
-        limits.append(Limit(c.metric, c.op, c.value * (base if c.unit == "x" else 1.0)))
-    goal = Goal(tuple(limits))
+    # Nothing is measured: the original's own figures are predictions as well.
+    guess.baseline = {m: f.known() for m, f in original(graph, asked.device).items() if f.value}
+    base = {**guess.base, **guess.baseline, "score": asked.workload.scale or 1.0}
+    base |= {c.metric: base[c.kind.name] for c in asked.budget if c.part}
+    goal = candidates.goal(asked, base)
     every = space.candidates()
     ranked = sorted(every, key=lambda c: goal.score({m: guess(c, m) for m in goal.metrics}))
     size = guess.base["size"]
@@ -72,5 +71,8 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
         disk_bytes=predicted(
             count * size, "B", reason=f"about {count} trials, at most the original's size each"
         ),
-        notes=[f"{len(every)} candidates in all; the best {min(SHOWN, len(every))} are shown"],
+        notes=[
+            f"{len(every)} candidates in all; the best {min(SHOWN, len(every))} are shown",
+            *notes(asked, ranked[0].backend if ranked else asked.own_backend),
+        ],
     )

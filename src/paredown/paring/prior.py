@@ -12,6 +12,7 @@ from paredown.cost import price
 from paredown.device.device import Device
 from paredown.errors import NotApplicable, ParedownError
 from paredown.graph.graph import Graph
+from paredown.search import pricing
 from paredown.search.space import OFF, Candidate, Choice, Space
 from paredown.technique import Needs, Touches
 
@@ -21,21 +22,30 @@ that the first measurements correct."""
 NUMERIC_LOSS = 0.003
 
 
+BY_BACKEND = ("latency", "memory", "traffic", "energy")
+
+
+def key(cost: str, backend: str) -> str:
+    """Where a cost stands: how a backend executes a network changes some of them, not others."""
+    return f"{cost}/{backend}" if cost in BY_BACKEND else cost
+
+
 @dataclass
 class Prior:
-    """``ratios[(technique, label)][metric or backend]``: cost after that variant alone over
-    before.
-    """
+    """``ratios[(technique, label)][key]``: cost after that variant alone over before."""
 
     base: dict[str, float]
-    """Backend -> predicted seconds of the original; ``size``, ``memory``, ``macs``, ``params``."""
+    """Predicted costs of the original by `key`: ``latency/eager``, ``memory/openvino``, ``size``.
+    """
     ratios: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
     refused: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """(technique, label, backend) -> why that backend cannot run what the technique leaves."""
     baseline: dict[str, float] = field(default_factory=dict)
-    """Measured values of the eager original, once known: predictions are scaled to them."""
+    """Values of the original by metric, once known: predictions are scaled to them."""
     scale: float = 1.0
+    own: str = "eager"
+    """The backend of the baseline."""
     lossy: dict[str, bool] = field(default_factory=dict)
     recovers: frozenset[str] = frozenset()
     cuts: frozenset[str] = frozenset()
@@ -46,16 +56,14 @@ class Prior:
         name = metric.partition(".")[0]
         if name in ("drop", "fidelity", "score"):
             return self._quality(name, on)
-        key = candidate.backend if name in ("latency", "throughput") else name
-        if name in ("energy", "traffic"):
-            key = "memory"
-        value = self.base.get(key, 1.0)
+        cost = "latency" if name == "throughput" else name
+        at = key(cost, candidate.backend)
+        value = self.base.get(at, 1.0)
         for step in on:
-            value *= self.ratios[step].get(key, 1.0)
-        reference = self.base.get("eager" if key in self.base and key == candidate.backend else key)
-        measured = self.baseline.get(name)
-        if measured is not None and reference:
-            value *= measured / reference
+            value *= self.ratios[step].get(at, 1.0)
+        known, reference = self.baseline.get(cost), self.base.get(key(cost, self.own))
+        if known is not None and reference:
+            value *= known / reference
         return 1.0 / value if name == "throughput" else value
 
     def _quality(self, name: str, on: list[tuple[str, str]]) -> float:
@@ -85,7 +93,8 @@ def prior(
     progress: Callable[[str], None] | None = None,
 ) -> Prior:
     """Preview every variant once. One that cannot be previewed is recorded, never guessed."""
-    found = Prior(_costs(graph, device, space.backends), scale=scale or 1.0)
+    own = runtime.own_backend(graph.source)
+    found = Prior(_costs(graph, device, space.backends, own), scale=scale or 1.0, own=own)
     cuts: set[str] = set()
     recovers: set[str] = set()
     for choice in space.choices:
@@ -107,9 +116,9 @@ def _preview(
     found: Prior, choice: Choice, label: str, graph: Graph, device: Device, backends: list[str]
 ) -> None:
     assert label != OFF
-    key = (choice.name, label)
+    step = (choice.name, label)
     if Needs.TRAINING in choice.technique.needs:
-        found.ratios[key] = {}
+        found.ratios[step] = {}
         return
     technique = choice.technique(**choice.variants.get(label, {}))
     try:
@@ -117,27 +126,27 @@ def _preview(
         keep = [s for s in choice.sites.ok if s in sites.ok]
         after = technique.preview(graph, sites.only(keep) if keep else sites).graph
     except NotApplicable as e:
-        found.failed[key] = str(e)
+        found.failed[step] = str(e)
         return
     except ParedownError as e:
-        found.failed[key] = f"its preview failed: {e}"
+        found.failed[step] = f"its preview failed: {e}"
         return
     for name in backends:
         reasons = runtime.backend(name).supports(after.source, after)
         if reasons:
-            found.refused[(*key, name)] = reasons[0]
-    costs = _costs(after, device, backends)
-    found.ratios[key] = {k: costs[k] / found.base[k] for k in costs if found.base.get(k)}
+            found.refused[(*step, name)] = reasons[0]
+    costs = _costs(after, device, backends, found.own)
+    found.ratios[step] = {k: costs[k] / found.base[k] for k in costs if found.base.get(k)}
 
 
-def _costs(graph: Graph, device: Device, backends: list[str]) -> dict[str, float]:
+def _costs(graph: Graph, device: Device, backends: list[str], own: str) -> dict[str, float]:
     out: dict[str, float] = {}
-    for backend in dict.fromkeys(["eager", *backends]):
-        priced = price(graph, device, backend=backend)
-        if priced.latency.value is not None:
-            out[backend] = priced.latency.value
-        if priced.peak_bytes.value is not None:
-            out["memory"] = priced.peak_bytes.value
+    for backend in dict.fromkeys([own, *backends]):
+        found = pricing.predicted(price(graph, device, backend=backend))
+        for cost in BY_BACKEND:
+            value = found[cost].value
+            if value is not None:
+                out[key(cost, backend)] = value
     out["size"] = float(weight_bytes(graph))
     out["macs"] = float(graph.macs)
     out["params"] = float(graph.params)

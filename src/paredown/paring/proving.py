@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from paredown.errors import CandidateFailed
 from paredown.measure.child import Jobs
-from paredown.paring.measuring import memory_of, split_for, trial_folder
-from paredown.paring.request import Request
+from paredown.paring.measuring import examples_for, memory_of, trial_folder
+from paredown.paring.predicting import budgeted
 from paredown.report.progress import Progress
 from paredown.result import ConstraintResult
 from paredown.search.loop import Outcome
@@ -43,18 +43,23 @@ def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
         spec = Proof(
             request.source,
             folders,
+            request.device,
             request.threads,
             PROOF_S,
-            split_for(request, decide=True),
-            request.seed,
+            examples_for(request, deciding=True),
+            timed=request.here,
+            seed=request.seed,
         )
         try:
             proof = jobs.run(prove, spec, on_message=lambda m: progress.update(f"proving: {m}"))
         except CandidateFailed as e:
             run.notes.append(f"{outcome.candidate.text()} failed its proof: {e}")
             continue
-        if _asks_for_memory(request):
-            _add_memory(request, proof, folders)
+        if "memory" in budgeted(request.budget):
+            _add_memory(run, proof, folders)
+        for name, predicted in proof["predicted"].items():
+            ratios = proof["ratios"].setdefault(name, {})
+            run.accepted.fill(proof["figures"][name], ratios, predicted)
         results = judged(run, proof)
         if run.winner is None or all(r.met for r in results):
             run.winner, run.proof, kept = outcome, proof, folders
@@ -67,18 +72,16 @@ def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
             )
         else:
             break
-    if run.proof is not None and not _asks_for_memory(request):
+    if run.proof is not None and "memory" not in budgeted(request.budget):
         progress.update("counting memory")
-        _add_memory(request, run.proof, kept)
+        _add_memory(run, run.proof, kept)
 
 
-def _asks_for_memory(request: Request) -> bool:
-    return any(c.kind.name == "memory" for c in request.budget)
-
-
-def _add_memory(request: Request, proof: dict[str, Any], folders: dict[str, Path]) -> None:
-    for name, folder in folders.items():
-        proof["figures"][name]["memory"] = memory_of(request, folder)
+def _add_memory(run: Run, proof: dict[str, Any], folders: dict[str, Path]) -> None:
+    """Memory is measured in a child of its own; that of another device has been predicted."""
+    if run.request.here:
+        for name, folder in folders.items():
+            proof["figures"][name]["memory"] = memory_of(run.request, folder)
 
 
 def judged(run: Run, proof: dict[str, Any]) -> list[ConstraintResult]:

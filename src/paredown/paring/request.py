@@ -6,7 +6,7 @@ import datetime
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from paredown.search.trial import Source
 from paredown.workload import Evaluate, TrainingData, Workload
 
 EFFORT = "3m"
+PREDICTABLE = frozenset({"latency", "throughput", "memory", "energy", "traffic"})
+"""What the cost model predicts; everything else is counted, or judged through a real executable."""
 _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -34,6 +36,8 @@ class Request:
     target: str
     budget: Budget
     device: Device
+    here: bool
+    """Whether the device is this machine: only then is anything about running time measured."""
     threads: int
     backends: dict[str, str | None]
     """Backend -> None when it may be used, else why not."""
@@ -51,6 +55,19 @@ class Request:
     def usable(self) -> list[str]:
         """The backends that may be used."""
         return [b for b, why in self.backends.items() if why is None]
+
+    @property
+    def own_backend(self) -> str:
+        """The backend of the baseline: the original as its author runs it."""
+        return runtime.own_backend(self.workload)
+
+    @property
+    def predicted(self) -> frozenset[str]:
+        """Metrics whose figures come from the cost model: all that another device would have to be
+        timed for, and here those that cannot be measured. None unless predictions are accepted.
+        """
+        known = measured_here(None if self.here else self.device)
+        return PREDICTABLE - known if self.accept_predicted else frozenset()
 
 
 def make(
@@ -76,11 +93,14 @@ def make(
     accept: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
+    gated: bool = True,
 ) -> Request:
-    """Check everything that can be checked without running the model; raises `ParedownError`."""
+    """Check all that the user said, the cheapest first; only then may this machine be calibrated.
+
+    Runs the model once on its example inputs, to prove that it runs. Raises `ParedownError`.
+    """
     from paredown import device as devices
     from paredown import targets
-    from paredown.measure import calibrate
 
     wanted = budgets.parse([to] if isinstance(to, str) else to)
     for name in (*only, *without):
@@ -88,42 +108,70 @@ def make(
     seconds = parse_effort(effort)
     if accept not in (None, "predicted"):
         raise InputError(f"--accept takes 'predicted', not {accept!r}")
+    accept_predicted = accept == "predicted"
     cores = len(os.sched_getaffinity(0))
     if threads is not None and not 1 <= threads <= cores:
         raise InputError(f"--threads {threads}: this process may use 1 to {cores}")
     found = _backends(backend)
+    # Calibrating this machine takes a minute: it waits until nothing is left to refuse.
+    other = None if device == "this" else devices.load(device)
+    wanted.check_machine(
+        unmeasurable(),
+        device=device,
+        accept_predicted=accept_predicted,
+        unpredictable=unpredictable(other),
+    )
+    judges = {
+        "evaluate": evaluate,
+        "verify": verify,
+        "calibration": calibration,
+        "training": training,
+        "scale": scale,
+    }
+    guessed = sorted({c.metric for c in wanted.costs} & (PREDICTABLE - measured_here(other)))
+    if strict and guessed:
+        raise InputError(
+            f"--strict demands proven constraints, and {', '.join(guessed)} would be predicted: "
+            "a prediction is never proven"
+        )
     if isinstance(target, str):
-        workload = targets.resolve(target, random_weights=random_weights)
+        given = [name for name, value in judges.items() if value is not None]
+        if given or inputs is not None:
+            raise InputError(
+                f"{target} is a reference and says itself how it is run and judged: "
+                f"leave {', '.join([*given, *(['inputs'] if inputs is not None else [])])} out"
+            )
+        workload = _from_reference(target, wanted, random_weights)
         source = Source(target=target, random_weights=random_weights)
         text = target
     else:
         workload = _from_python(target, inputs)
-        workload = _judged_by(workload, evaluate, verify, calibration, training, scale)
+        workload = replace(workload, **{k: v for k, v in judges.items() if v is not None})
         source = Source(workload=workload)
         text = workload.name
     wanted = wanted.check_workload(workload, random_weights=random_weights)
-    machine = calibrate.this() if device == "this" else devices.load(device)
-    wanted.check_machine(unmeasurable(), device=device, accept_predicted=accept == "predicted")
-    targets.validate(workload)
     folder = Path(out) if out is not None else default_folder(text)
     if resume and not (folder / "search.sqlite").exists():
         raise InputError(f"nothing to resume in {folder}: it holds no search.sqlite")
+    folder = writable(folder, keep=False)
+    targets.validate(workload)
     return Request(
         workload=workload,
         source=source,
         target=text,
-        budget=wanted.gated(workload, random_weights=random_weights),
-        device=machine,
+        budget=wanted.gated(workload, random_weights=random_weights) if gated else wanted,
+        device=other if other is not None else devices.load("this"),
+        here=other is None,
         threads=threads or cores,
         backends=found,
         only=tuple(only),
         without=tuple(without),
         keep=tuple(keep),
         effort_s=seconds,
-        out=writable(folder, keep=False),
+        out=folder,
         resume=resume,
         strict=strict,
-        accept_predicted=accept == "predicted",
+        accept_predicted=accept_predicted,
         seed=seed,
     )
 
@@ -153,8 +201,23 @@ def unmeasurable() -> dict[str, str]:
     out: dict[str, str] = {"traffic": "hardware counters of memory traffic cannot be read here"}
     why = energy.why_unavailable()
     if why is not None:
-        out["energy"] = why
+        out["energy"] = why.removeprefix("energy cannot be measured here: ")
     return out
+
+
+def measured_here(device: Device | None) -> frozenset[str]:
+    """Costs of running that can be measured: none on a device that is not this machine (None)."""
+    return PREDICTABLE - unmeasurable().keys() if device is None else frozenset()
+
+
+def unpredictable(device: Device | None) -> dict[str, str]:
+    """Metrics that cannot be predicted on a device, and why; None: this machine, uncalibrated."""
+    stated = device is not None and device.energy_j_per_mac
+    if stated and device.memory.energy_j_per_byte is not None:
+        return {}
+    # A calibration measures rates, not joules.
+    who = device.name if device is not None else "the calibration of this machine"
+    return {"energy": f"{who} states no energy per MAC and per byte of memory to predict it from"}
 
 
 def _backends(asked: str | None) -> dict[str, str | None]:
@@ -163,6 +226,18 @@ def _backends(asked: str | None) -> dict[str, str | None]:
     if asked is not None and found[asked] is not None:
         raise InputError(f"--backend {asked}: {found[asked]}")
     return found
+
+
+def _from_reference(target: str, wanted: Budget, random_weights: bool) -> Workload:
+    from paredown import artefact, targets
+
+    workload = targets.resolve(target, random_weights=random_weights)
+    if wanted.quality and targets.kind_of(target) == "artefact":
+        # A folder holds no examples: its source judges it.
+        own = artefact.source_of(target)
+        judges = ("evaluate", "verify", "calibration", "scale")
+        workload = replace(workload, **{k: getattr(own, k) for k in judges})
+    return workload
 
 
 def _from_python(target: nn.Module | Workload, inputs: Any) -> Workload:
@@ -180,26 +255,6 @@ def _from_python(target: nn.Module | Workload, inputs: Any) -> Workload:
 
     args, kwargs = as_call(inputs)
     return Workload(target.eval(), args, kwargs, name=type(target).__name__)
-
-
-def _judged_by(
-    workload: Workload,
-    evaluate: Evaluate | None,
-    verify: Evaluate | None,
-    calibration: Sequence[Any] | None,
-    training: TrainingData | None,
-    scale: float | None,
-) -> Workload:
-    from dataclasses import replace
-
-    given = {
-        "evaluate": evaluate,
-        "verify": verify,
-        "calibration": calibration,
-        "training": training,
-        "scale": scale,
-    }
-    return replace(workload, **{k: v for k, v in given.items() if v is not None})
 
 
 __all__ = ["BudgetError", "Request", "UnknownName", "make", "parse_effort"]

@@ -16,8 +16,9 @@ from paredown.graph.capture import capture
 from paredown.graph.graph import Graph
 from paredown.measure.child import Jobs, Limits
 from paredown.measure.fingerprint import fingerprint
-from paredown.paring import candidates, measuring
+from paredown.paring import candidates, measuring, predicting
 from paredown.paring.effort import Clock, grant
+from paredown.paring.predicting import Accepted
 from paredown.paring.prior import Prior, prior
 from paredown.paring.proving import plain, prove_best
 from paredown.paring.request import Request
@@ -52,11 +53,11 @@ class Run:
     graph: Graph
     choices: candidates.Choices
     space: Space
-    prior: Prior
     goal: Goal
     search: Search
     fingerprint: Fingerprint
     baseline: dict[str, Figure]
+    accepted: Accepted
     proof: dict[str, Any] | None = None
     winner: Outcome | None = None
     single: Outcome | None = None
@@ -96,7 +97,8 @@ def run(request: Request, progress: Progress) -> Run:
     spent = store.spent()
     deadline = start + request.effort_s * (1 - PROOF_SHARE) - spent
     progress.update("measuring the original")
-    baseline = measuring.baseline(request, jobs, cache)
+    accepted = predicting.accepted(request, graph)
+    baseline = measuring.baseline(request, jobs, accepted)
     first_guess.baseline = {m: f.value for m, f in baseline.items() if f.value is not None}
     goal = candidates.goal(request, first_guess.baseline)
     every = space.candidates()
@@ -106,13 +108,15 @@ def run(request: Request, progress: Progress) -> Run:
         goal,
         Predictor(space.axes(), first_guess, goal.metrics),
         store,
-        measuring.Measure(request, space, jobs, cache, progress, first_guess.baseline, clock),
-        first=[c for c in plain(every) if c.backend != "eager"] or plain(every),
+        measuring.Measure(
+            request, space, jobs, cache, progress, first_guess.baseline, accepted, clock
+        ),
+        first=[c for c in plain(every) if c.backend != request.own_backend] or plain(every),
         affords=clock.affords,
     )
     search.on_trial = _shown(search, progress)
-    out = Run(request, graph, found, space, first_guess, goal, search, machine, baseline)
-    measuring.finish_interrupted(request, store, goal, first_guess.baseline)
+    out = Run(request, graph, found, space, goal, search, machine, baseline, accepted)
+    measuring.finish_interrupted(request, store, goal, first_guess.baseline, accepted)
     search.recall()
     if goal.met({**first_guess.baseline, "drop": 0.0, "fidelity": 1.0}):
         out.notes.append("the original meets every constraint: nothing was tried")
@@ -146,6 +150,7 @@ def identity(request: Request, space: Space, machine: Fingerprint) -> dict[str, 
         "data": digest(data),
         "space": digest(repr(space.axes())),
         "machine": machine.key,
+        "device": "this" if request.here else digest(request.device.model_dump_json()),
     }
 
 

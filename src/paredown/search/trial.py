@@ -21,6 +21,8 @@ from paredown.errors import NotApplicable
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
 from paredown.measure.compare import interleave, inverse
+from paredown.search import pricing
+from paredown.search.judging import Examples, Scores
 
 if TYPE_CHECKING:
     from paredown.device.device import Device
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from paredown.workload import Workload
 
 RESULT = "trial.json"
-FIDELITY_INPUTS = 32
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Spec:
-    """What one trial has to do. ``cache`` holds what trials share; ``split`` are the example
-    indices of `evaluate` that guide the search when there is no `verify` (None: all).
+    """What one trial has to do. ``cache`` holds what trials share; ``timed`` is False where the
+    device is another machine: then nothing that is timed here may count.
     """
 
     id: int
@@ -64,7 +65,8 @@ class Spec:
     device: Device
     threads: int
     seconds: float
-    split: np.ndarray | None = None
+    examples: Examples = field(default_factory=Examples)
+    timed: bool = True
     seed: int = 0
 
 
@@ -109,6 +111,7 @@ def load(body: Mapping[str, Any]) -> Report:
 def run(spec: Spec) -> dict[str, Any]:
     """The job: returns `Report.dump` and leaves an artefact and `trial.json` in the folder."""
     from paredown import artefact, runtime
+    from paredown.runtime.facade import Facade
     from paredown.runtime.gate import gate
 
     start = time.perf_counter()
@@ -135,11 +138,14 @@ def run(spec: Spec) -> dict[str, Any]:
     report = Report({}, {}, {})
     report.figures["size"] = counted(artefact.size_bytes(spec.folder / "artefact"), "B")
     tell("judging")
-    report.figures.update(judge(spec, original, workload, executable))
-    tell("timing")
-    report.figures["latency"], report.ratios["latency"] = timed(spec, original, executable)
-    report.figures["throughput"] = inverse(report.figures["latency"], "runs/s")
-    report.ratios["throughput"] = inverse(report.ratios["latency"], "x")
+    facade = Facade(executable, workload)
+    before = original_scores(spec, original)
+    report.figures.update(spec.examples.judge(original, facade, before))
+    if spec.timed:
+        tell("timing")
+        report.figures["latency"], report.ratios["latency"] = timed(spec, original, executable)
+        report.figures["throughput"] = inverse(report.figures["latency"], "runs/s")
+        report.ratios["throughput"] = inverse(report.ratios["latency"], "x")
     tell("pricing")
     _price(spec, workload, report)
     report.sites = site_reports(changes, executable)
@@ -180,46 +186,19 @@ def _shared(spec: Spec, original: Workload, steps: list[Step]) -> tuple[Workload
     return applied.workload, changes
 
 
-def judge(
-    spec: Spec, original: Workload, workload: Workload, executable: Executable
-) -> dict[str, Figure]:
-    """Score, drop and fidelity of the executable, through the facade that users get."""
-    from paredown import quality
-    from paredown.runtime.facade import Facade
-
-    facade = Facade(executable, workload)
-    calls = list(original.calibration_inputs())[:FIDELITY_INPUTS]
-    figures = {"fidelity": quality.compare(original.model, facade, calls)}
-    if original.evaluate is None:
-        return figures
-    before = original_scores(spec, original)
-    after = part(quality.judge(original.evaluate, facade), spec.split)
-    figures["score"] = quality.score(after)
-    figures["drop"] = quality.drop(before, after, seed=spec.seed)
-    return figures
-
-
-def original_scores(spec: Spec, original: Workload) -> float | np.ndarray:
-    """The original's scores, judged once per search."""
-    from paredown import quality
-
+def original_scores(spec: Spec, original: Workload) -> Scores | None:
+    """The original's scores on the guiding examples, judged once per search."""
     kept = spec.cache / "original_scores.npy"
     if kept.exists():
         found = np.load(kept)
         return float(found) if found.ndim == 0 else found
-    assert original.evaluate is not None
-    found = part(quality.judge(original.evaluate, original.model), spec.split)
+    found = spec.examples.scores(original, original.model)
+    if found is None:
+        return None
     temporary = kept.with_suffix(".tmp.npy")
     np.save(temporary, np.asarray(found))
     temporary.replace(kept)
     return found
-
-
-def part(scores: float | np.ndarray, split: np.ndarray | None) -> float | np.ndarray:
-    """The scores of some examples; a single float stands for all of them."""
-    if split is None or not isinstance(scores, np.ndarray):
-        return scores
-    return scores[split]
 
 
 def timed(spec: Spec, original: Workload, executable: Executable) -> tuple[Figure, Figure]:
@@ -245,12 +224,7 @@ def _price(spec: Spec, workload: Workload, report: Report) -> None:
     from paredown.graph.capture import capture
 
     priced = price(capture(workload), spec.device, backend=spec.recipe.lower.backend)
-    report.predicted = {
-        "latency": priced.latency,
-        "traffic": priced.traffic,
-        "memory": priced.peak_bytes,
-        "energy": priced.energy,
-    }
+    report.predicted = pricing.predicted(priced)
     report.figures["macs"] = priced.macs
     report.figures["params"] = priced.params
     report.detail = {

@@ -1,0 +1,90 @@
+"""Predictions that may decide (`--accept predicted`): all costs on another device, and on this
+machine those that cannot be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from paredown import runtime
+from paredown.budget import Budget
+from paredown.cost import price
+from paredown.device.device import Device
+from paredown.figure import Figure
+from paredown.graph.graph import Graph
+from paredown.paring.request import Request
+from paredown.search import pricing
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What the cost model may say in place of a measurement.
+
+    ``metrics`` are always predicted; where predictions are accepted ``elsewhere``, so is a figure
+    that turns out to be unavailable (the memory of a runtime that cannot be counted). ``before``
+    are the predicted figures of the original on the same device: a predicted ratio never has a
+    measured side.
+    """
+
+    metrics: frozenset[str] = frozenset()
+    elsewhere: bool = False
+    before: Mapping[str, Figure] = field(default_factory=dict)
+
+    def fill(
+        self,
+        figures: dict[str, Figure],
+        ratios: dict[str, Figure],
+        predicted: Mapping[str, Figure],
+    ) -> None:
+        """Put predictions, and their ratios to the predicted original, where they may stand."""
+        for metric, figure in predicted.items():
+            known = figures.get(metric)
+            missing = self.elsewhere and known is not None and known.value is None
+            if not (metric in self.metrics or missing):
+                continue
+            figures[metric] = figure
+            ratios.pop(metric, None)
+            ratios |= pricing.ratios({metric: figure}, self.before)
+
+
+def accepted(request: Request, graph: Graph) -> Accepted:
+    """What may be predicted for a request; ``graph`` is the original's."""
+    if not request.accept_predicted:
+        return Accepted()
+    return Accepted(request.predicted, True, original(graph, request.device))
+
+
+def original(graph: Graph, device: Device) -> dict[str, Figure]:
+    """The predicted figures of the original as its author runs it, in its own backend."""
+    own = runtime.own_backend(graph.source)
+    return pricing.predicted(price(graph, device, backend=own))
+
+
+def notes(request: Request, backend: str) -> list[str]:
+    """What a reader must know of predictions that decided."""
+    if not request.predicted:
+        return []
+    device = request.device
+    if request.here:
+        named = ", ".join(sorted(budgeted(request.budget) & request.predicted))
+        return [f"{named}: predicted, since this machine cannot measure it"] if named else []
+    found = [
+        f"every cost on {device.name} is predicted from its {device.how} figures, for all "
+        f"{device.threads} of its threads; only quality (through {backend}) and sizes were "
+        "taken for real, on this machine"
+    ]
+    silent = [
+        b for b in dict.fromkeys((request.own_backend, backend)) if b not in device.overhead_s
+    ]
+    if silent:
+        found.append(
+            f"{device.name} states no overhead of a call in {' or '.join(silent)}: the default "
+            "of the cost model stood in, whether or not that runtime exists there"
+        )
+    return found
+
+
+def budgeted(budget: Budget) -> frozenset[str]:
+    """The names of the costs that a budget limits."""
+    return frozenset(c.kind.name for c in budget.costs)
