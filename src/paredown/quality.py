@@ -15,6 +15,7 @@ from torch import nn
 from paredown.blame import blame
 from paredown.errors import InputError, ParedownError
 from paredown.figure import Figure, measured
+from paredown.runs import Loop
 from paredown.workload import Evaluate, Scores
 
 RESAMPLES = 2000
@@ -190,12 +191,27 @@ def _near(a: torch.Tensor, b: torch.Tensor, logits: bool) -> float:
     return agreement(a, b) if logits else max(0.0, 1.0 - e)
 
 
-def compare(reference: nn.Module, other: nn.Module, calls: Iterable[tuple[Any, Any]]) -> Figure:
-    """Mean fidelity of two models over ``(args, kwargs)`` calls, with its 95 % interval."""
+def compare(
+    reference: nn.Module,
+    other: nn.Module,
+    calls: Iterable[tuple[Any, Any]],
+    *,
+    loop: Loop | None = None,
+) -> Figure:
+    """Mean fidelity of two models over ``(args, kwargs)`` calls, with its 95 % interval.
+
+    With a ``loop`` whole runs are compared; in a generation ``other`` is fed the reference's tokens
+    (teacher forcing), so that the figure is the share of next tokens that agree.
+    """
     each: list[float] = []
     with torch.inference_mode():
         for args, kwargs in calls:
-            each.append(fidelity(reference(*args, **kwargs), other(*args, **kwargs)))
+            if loop is None:
+                want, got = reference(*args, **kwargs), other(*args, **kwargs)
+            else:
+                want = loop.judged(reference, args, kwargs)
+                got = loop.judged(reference, args, kwargs, call=other, like=want)
+            each.append(fidelity(want, got))
     if not each:
         raise InputError("no inputs to compare outputs on")
     values = np.array(each)

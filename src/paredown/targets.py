@@ -75,9 +75,9 @@ def resolve(text: str, *, random_weights: bool = False) -> Workload:
         workload = hf_workload(Path(text[3:]), random_weights=random_weights)
         digest = workload.source.sha256 if workload.source is not None else None
     elif kind == "onnx":
-        from paredown.runtime.onnx_model import onnx_workload
+        from paredown.runtime.onnx_model import from_reference
 
-        workload, digest = onnx_workload(Path(text)), sha256(text)
+        workload, digest = from_reference(text), sha256(_split(text)[0])
     else:
         from paredown import artefact
 
@@ -90,7 +90,8 @@ def _split(text: str) -> tuple[Path, str | None]:
     head, colon, tail = text.rpartition(":")
     if colon and head.endswith(".py"):
         return Path(head), tail or None
-    return Path(text), None
+    head, mark, _ = text.partition("?")
+    return Path(head if mark and head.endswith(".onnx") else text), None
 
 
 def _from_file(path: Path, name: str | None) -> Workload:
@@ -278,8 +279,12 @@ def validate(workload: Workload, *, judges: bool = False) -> Workload:
         raise TargetError(f"{workload.name}: the model is a {type(workload.model).__name__}, "
                           "not an nn.Module")  # fmt: skip
     given = [t for _, t in tensors((workload.inputs, workload.kwargs))]
-    if not given and workload.run == "forward":
+    if not given and workload.run != "train_step":
         raise TargetError(f"{workload.name} has no example inputs")
+    if workload.loop is not None:
+        why = workload.loop.why_not(workload.model, workload.inputs, workload.kwargs)
+        if why is not None:
+            raise TargetError(f"{workload.name}, run={workload.run!r}: {why}")
     for t in given:
         if not t.is_meta and t.is_floating_point() and bool(t.isnan().any()):
             raise TargetError(f"{workload.name}: an example input contains NaN")
@@ -313,7 +318,7 @@ def _forward(workload: Workload, args: tuple[Any, ...], kwargs: dict[str, Any], 
     workload.model.eval()
     try:
         with torch.inference_mode():
-            out = workload.model(*args, **kwargs)
+            out = workload.judged((args, kwargs))
     except ParedownError:
         raise
     except Exception as e:

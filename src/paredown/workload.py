@@ -11,6 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from paredown.errors import InputError
+from paredown.runs import Generate, Loop
+from paredown.runs.loop import After, nothing
+
 Run = Literal["forward", "generate", "stream", "sample", "train_step"]
 Scores = float | Sequence[float] | NDArray[Any] | torch.Tensor
 Evaluate = Callable[[nn.Module], Scores]
@@ -47,7 +51,8 @@ class Workload:
 
     ``inputs`` are the positional example inputs (they fix batch, lengths and dtypes), ``kwargs``
     the keyword ones. ``calibration`` is a sequence of ``(args, kwargs)``-like items: a tensor, a
-    tuple or a dict each. ``evaluate(model)`` guides a search and ``verify(model)`` decides its
+    tuple or a dict each. ``run`` says what one run is; ``generate``, ``stream`` and ``sample`` are
+    loops around the model, which ``loop`` describes. ``evaluate(model)`` guides a search and ``verify(model)`` decides its
     verdict, on other examples; both return a float or one score per example, higher is better, on
     a scale of ``scale`` (1 or 100; None when unknown).
     """
@@ -56,6 +61,8 @@ class Workload:
     inputs: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     run: Run = "forward"
+    loop: Loop | None = None
+    """How often and on what a run calls the model: `Generate`, `Stream` or `Sample`."""
     name: str = "model"
     calibration: Sequence[Any] | None = None
     evaluate: Evaluate | None = None
@@ -69,6 +76,21 @@ class Workload:
     """Original module path -> the paths it lives at now; a path not listed still stands."""
     original: nn.Module | None = None
     """The model as the user gave it, once a recipe runs: a recovery's teacher. Not for edits."""
+
+    def __post_init__(self) -> None:
+        if self.loop is not None and self.run == "forward":
+            self.run = self.loop.run  # type: ignore[assignment]
+        if self.loop is None and self.run == "generate":
+            self.loop = Generate()
+        asked = None if self.loop is None else self.loop.run
+        if self.run in ("generate", "stream", "sample") and asked is None:
+            raise InputError(
+                f"{self.name}: run={self.run!r} needs loop={self.run.title()}(...), which says how"
+            )
+        if asked not in (None, self.run):
+            raise InputError(
+                f"{self.name}: run={self.run!r} and loop={type(self.loop).__name__} contradict"
+            )
 
     def copy(self) -> Workload:
         """A workload whose model may be rewritten freely: own modules, shared storages.
@@ -98,7 +120,36 @@ class Workload:
     def call(self) -> Any:
         """One run of the model on the example inputs, without autograd."""
         with torch.inference_mode():
-            return self.model(*self.inputs, **self.kwargs)
+            return self.once()
+
+    def once(
+        self,
+        inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
+        *,
+        call: Callable[..., Any] | None = None,
+        after: After = nothing,
+    ) -> Any:
+        """One run on ``inputs`` (the example's), calling ``call`` in place of the model.
+
+        ``after(i)`` is called once the ``i``-th call of the model in a loop is done.
+        """
+        args, kwargs = (self.inputs, self.kwargs) if inputs is None else inputs
+        if self.loop is None:
+            return (self.model if call is None else call)(*args, **kwargs)
+        return self.loop.once(self.model, args, kwargs, call=call, after=after)
+
+    def judged(
+        self,
+        inputs: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
+        *,
+        call: Callable[..., Any] | None = None,
+        like: Any = None,
+    ) -> Any:
+        """What a run is compared by: its output, or the logits along the tokens of ``like``."""
+        args, kwargs = (self.inputs, self.kwargs) if inputs is None else inputs
+        if self.loop is None:
+            return (self.model if call is None else call)(*args, **kwargs)
+        return self.loop.judged(self.model, args, kwargs, call=call, like=like)
 
 
 def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -111,7 +162,10 @@ def as_call(item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of a model's safetensors: its state, tied weights once."""
+    """Bytes of a model's safetensors: its state, tied weights once; of an ONNX file, its own."""
+    own = getattr(model, "stored_bytes", None)
+    if own is not None:
+        return own()
     held = {t.untyped_storage().data_ptr() or id(t): t for t in model.state_dict().values()}
     return sum(t.numel() * t.element_size() for t in held.values())
 

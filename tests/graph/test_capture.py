@@ -1,5 +1,6 @@
 """Capture records what a real run does, allocates nothing, and says where a model went wrong."""
 
+import dataclasses
 import gc
 from pathlib import Path
 
@@ -208,11 +209,10 @@ def test_training_step_has_three_phases_and_backward_knows_its_modules():
     assert not g.unpriced
 
 
-def test_workloads_that_are_not_one_call_are_refused():
-    w = workload("cnn")
-    w.run = "sample"
-    with pytest.raises(CaptureError, match="run='sample'"):
-        capture(w)
+def test_a_loop_is_not_trained():
+    w = dataclasses.replace(workload("cnn"), run="generate")
+    with pytest.raises(CaptureError, match="'generate' is not trained"):
+        capture(w, train=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

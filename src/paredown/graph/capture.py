@@ -56,24 +56,30 @@ def fake(workload: Workload) -> Generator[None]:
 def capture(workload: Workload, *, train: bool = False, already_fake: bool = False) -> Graph:
     """Record the operator graph of one run; ``Graph.source`` is the fake workload it ran.
 
-    ``train`` (or a ``train_step`` workload) adds the backward pass and an optimizer step.
+    A loop (``generate``, ``stream``, ``sample``) is recorded whole, call after call. ``train`` (or
+    a ``train_step`` workload) adds the backward pass and an optimizer step.
     ``already_fake`` says that the workload came from ``fake_workload`` (perhaps edited since): it
     is used as it is. A model that branches on data is run again with real weights when they fit in
     free memory. Raises ``CaptureError`` naming the user's line when the model raises, or branches
     on data and does not fit.
     """
-    if workload.run not in ("forward", "train_step"):
-        raise CaptureError(
-            f"{workload.name}: capture of run={workload.run!r} is not supported; profile one "
-            "forward step of it with run='forward'"
-        )
+    loop = workload.loop
+    if loop is not None:
+        if train:
+            raise CaptureError(f"{workload.name}: a run of {workload.run!r} is not trained")
+        why = loop.why_not(workload.model, workload.inputs, workload.kwargs)
+        if why is not None:
+            raise CaptureError(f"{workload.name}: {why}")
     train = train or workload.run == "train_step"
     own = getattr(workload.model, "own_graph", None)
     if own is not None:
         # An ONNX file has operators of its own and no torch module to record.
         if train:
             raise CaptureError(f"{workload.name} is an ONNX file: it cannot be trained")
-        return own(workload.inputs)
+        source = workload if already_fake else fake_workload(workload)
+        graph = own(source.inputs, source.kwargs)
+        graph.source = source
+        return graph
     source = workload if already_fake and not _real_left(workload) else fake_workload(workload)
     mode = _mode_of(source) or FakeTensorMode(allow_non_fake_inputs=True)
     try:
@@ -92,12 +98,32 @@ def _record(source: Workload, train: bool) -> Graph:
         if train:
             out, note = training_step(source, recorder)
         else:
-            with recorder, torch.no_grad():
-                out, note = source.model(*source.inputs, **source.kwargs), None
+            out, note = _run(source, recorder)
     graph = recorder.finish(out)
     if note:
         graph.notes.append(note)
     return graph
+
+
+def _run(source: Workload, recorder: Recorder) -> tuple[Any, str | None]:
+    """One whole run, every call of a loop recorded: counts and lifetimes are exact as they stand.
+
+    A cache that grows makes each step another amount of work, and how it grows is the model's own
+    affair (windows, compressed states): no step stands for the others.
+    """
+    loop = source.loop
+    if loop is None:
+        with recorder, torch.no_grad():
+            return source.once(), None
+    first, later = loop.phases
+
+    def after(_: int) -> None:
+        recorder.phase = later  # type: ignore[assignment]
+
+    recorder.phase = first  # type: ignore[assignment]
+    with recorder, torch.no_grad():
+        out = source.once(after=after)
+    return out, f"one run is {loop.words(source.inputs, source.kwargs)}, captured whole"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["input", "parameter", "buffer", "constant", "intermediate"]
-Phase = Literal["forward", "backward", "optimizer"]
+Phase = Literal["forward", "backward", "optimizer", "prefill", "decode", "first", "step"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paredown.figure import Figure
+
+if TYPE_CHECKING:
+    from paredown.runtime.backend import Executable
+    from paredown.workload import Workload
 
 BURST_S = 0.04
 MIN_RUNS = 3
@@ -27,13 +31,34 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99)
 @dataclass
 class Timing:
     """One subject's figures: ``latency`` in s, ``ratio`` to the baseline, and each half's
-    median.
+    median. ``parts`` are those of a loop's parts (``first``, ``per_token``), ``made`` what one run
+    of it makes.
     """
 
     name: str
     latency: Figure
     ratio: Figure
     halves: list[float] = field(default_factory=list)
+    parts: dict[str, Timing] = field(default_factory=dict)
+    made: int = 1
+    unit: str = "runs"
+
+    def figures(self) -> dict[str, Figure]:
+        """``latency``, its parts by ``latency.PART``, and ``throughput``."""
+        parts = {f"latency.{n}": t.latency for n, t in self.parts.items()}
+        return {"latency": self.latency, **parts, "throughput": self.throughput()}
+
+    def ratios(self) -> dict[str, Figure]:
+        """The same as ratios to the baseline, where the baseline has them too."""
+        parts = {f"latency.{n}": t.ratio for n, t in self.parts.items()}
+        return {"latency": self.ratio, **parts, "throughput": inverse(self.ratio, "x")}
+
+    def throughput(self) -> Figure:
+        """``runs/s``, ``tokens/s`` of a generation: one run after the other."""
+        rate = inverse(self.latency, f"{self.unit}/s")
+        low, high = rate.spread or (rate.known(), rate.known())
+        more = {"value": rate.known() * self.made, "spread": (low * self.made, high * self.made)}
+        return rate.model_copy(update=more)
 
 
 @dataclass
@@ -51,6 +76,33 @@ class Comparison:
 Run = Callable[[], Any]
 
 
+@dataclass
+class Timed:
+    """An executable with the inputs to time it on. A loop's steps are timed apart."""
+
+    executable: Executable
+    workload: Workload
+
+    def __call__(self) -> Any:
+        """One run."""
+        return self.executable(*self.workload.inputs, **self.workload.kwargs)
+
+    def parts(self) -> dict[str, float]:
+        """Seconds of the last run's parts: the ``first`` step, and the mean of the later ones."""
+        laps = self.executable.laps
+        if not laps:
+            return {}
+        rest = {"per_token": (laps[-1] - laps[0]) / (len(laps) - 1)} if len(laps) > 1 else {}
+        return {"first": laps[0], **rest}
+
+    def makes(self) -> tuple[int, str]:
+        """What one run makes: so many of what."""
+        w = self.workload
+        if w.loop is None or w.run != "generate":
+            return 1, "runs"
+        return w.loop.made(w.inputs, w.kwargs), w.loop.unit
+
+
 def interleave(subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int = 0) -> Comparison:
     """Time ready-to-run subjects against the first of them; call this in a process of its own.
 
@@ -62,21 +114,44 @@ def interleave(subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int
     runs.append(runs[0])
     start = time.perf_counter()
     counts = [_burst_length(r) for r in runs]
-    halves: list[list[float]] = [[] for _ in runs]
-    kept: list[list[float]] = [[] for _ in runs]
+    taken = [_Samples() for _ in runs]
     order = list(range(len(runs)))
-    while len(halves[0]) < MIN_HALVES or time.perf_counter() - start < seconds:
+    while len(taken[0].halves) < MIN_HALVES or time.perf_counter() - start < seconds:
         for i in order:
-            stable = _burst(runs[i], counts[i])
-            halves[i].append(float(np.median(stable)))
-            kept[i].extend(stable)
+            taken[i].add(_burst(runs[i], counts[i]))
         order.reverse()
-    timings = [
-        Timing(name, latency(kept[i]), paired_ratio(halves[i], halves[0], seed), halves[i])
-        for i, name in enumerate(names)
-    ]
-    a_a = paired_ratio(halves[-1], halves[0], seed)
+    timings = [taken[i].timing(name, taken[0], seed, runs[i]) for i, name in enumerate(names)]
+    a_a = paired_ratio(taken[-1].halves, taken[0].halves, seed)
     return Comparison(timings, a_a, time.perf_counter() - start)
+
+
+@dataclass
+class _Samples:
+    """What was timed of one subject: stable runs, each half's median, and the same of its parts."""
+
+    kept: list[float] = field(default_factory=list)
+    halves: list[float] = field(default_factory=list)
+    parts: dict[str, _Samples] = field(default_factory=dict)
+
+    def add(self, burst: list[tuple[float, dict[str, float]]]) -> None:
+        whole = [seconds for seconds, _ in burst]
+        self.halves.append(float(np.median(whole)))
+        self.kept.extend(whole)
+        for name in burst[0][1]:
+            own = [parts[name] for _, parts in burst]
+            part = self.parts.setdefault(name, _Samples())
+            part.halves.append(float(np.median(own)))
+            part.kept.extend(own)
+
+    def timing(self, name: str, base: _Samples, seed: int, run: Run | None = None) -> Timing:
+        made, unit = run.makes() if isinstance(run, Timed) else (1, "runs")
+        parts = {
+            n: p.timing(f"{name}.{n}", base.parts[n], seed)
+            for n, p in self.parts.items()
+            if n in base.parts
+        }
+        ratio = paired_ratio(self.halves, base.halves, seed)
+        return Timing(name, latency(self.kept), ratio, self.halves, parts, made, unit)
 
 
 def _burst_length(run: Run) -> int:
@@ -87,20 +162,29 @@ def _burst_length(run: Run) -> int:
     return int(np.clip(BURST_S / max(once, 1e-9), MIN_RUNS, 2000))
 
 
-def _burst(run: Run, count: int) -> list[float]:
+def _burst(run: Run, count: int) -> list[tuple[float, dict[str, float]]]:
+    """Seconds of stable runs, each with those of its parts."""
     times: list[float] = []
+    parts: list[dict[str, float]] = []
+    parted = run.parts if isinstance(run, Timed) else dict[str, float]
     for _ in range(count + count // 2 + 1):
         t0 = time.perf_counter()
         run()
         times.append(time.perf_counter() - t0)
-    return stable_part(times, count)
+        parts.append(parted())
+    start = _stable_from(times, count)
+    return list(zip(times[start:], parts[start:], strict=True))
 
 
 def stable_part(times: Sequence[float], count: int) -> list[float]:
     """The runs from the first that is within 15 % of the burst's median on; at least ``count``."""
+    return list(times[_stable_from(times, count) :])
+
+
+def _stable_from(times: Sequence[float], count: int) -> int:
     limit = STABLE * float(np.median(times))
     first = next((i for i, t in enumerate(times) if t <= limit), 0)
-    return list(times[min(first, len(times) - count) :])
+    return min(first, len(times) - count)
 
 
 def latency(samples: Sequence[float]) -> Figure:

@@ -102,7 +102,7 @@ def _run(workload: Workload, train: bool) -> _Clock:
         training_step(workload, clock)
     else:
         with clock, torch.no_grad():
-            workload.model(*workload.inputs, **workload.kwargs)
+            workload.once()
     return clock
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,7 +65,7 @@ class Realised:
 
 
 class Executable(ABC):
-    """A compiled workload. Called like the model, it returns what the model returns."""
+    """A compiled workload. Called like the model it does one run and returns what that makes."""
 
     backend: str
     threads: int
@@ -76,6 +76,17 @@ class Executable(ABC):
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run once; shapes other than the compiled ones raise ``InputError`` naming both."""
+
+    @property
+    def laps(self) -> Sequence[float]:
+        """Seconds from the start of the last run to the end of each step; none where one call is
+        a run.
+        """
+        return ()
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One call of the model: in a loop (`generate` ...) a part of a run, else the run."""
+        return self(*args, **kwargs)
 
     @abstractmethod
     def executed(self) -> list[Ran]:

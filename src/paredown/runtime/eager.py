@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,11 +30,34 @@ class EagerExecutable(Executable):
         self.workload, self.threads, self.compile_s = workload, threads, 0.0
         self.model = workload.model
         self._observed: Observed | None = None
+        self._laps: list[float] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module; it takes any shape that the model takes."""
+        """One run; it takes any shape that the model takes."""
+        with torch.inference_mode():
+            if self.workload.loop is None:
+                return self.model(*args, **kwargs)
+            return self._looped(self.model, args, kwargs)
+
+    @property
+    def laps(self) -> list[float]:
+        """Seconds from the start of the last run to the end of each step of its loop."""
+        return self._laps
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One call of the module."""
         with torch.inference_mode():
             return self.model(*args, **kwargs)
+
+    def _looped(self, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        laps: list[float] = []
+        self._laps = laps
+        start = time.perf_counter()
+
+        def after(_: int) -> None:
+            laps.append(time.perf_counter() - start)
+
+        return self.workload.once((args, kwargs), call=call, after=after)
 
     @property
     def observed(self) -> Observed:
@@ -72,8 +96,8 @@ class Eager(Backend):
         return None
 
     def supports(self, workload: Workload, graph: Graph | None) -> list[str]:
-        """Everything that is a torch module."""
-        return [why] if (why := needs_torch(workload)) else []
+        """Everything that is a torch module and can be run as asked."""
+        return [why] if (why := needs_torch(workload) or cannot_loop(workload)) else []
 
     def lower(self, workload: Workload, *, threads: int) -> EagerExecutable:
         """The workload's own copy; sets torch's thread count for this process."""
@@ -91,6 +115,13 @@ class Eager(Backend):
         own = workload.copy()
         load_tensors(own.model, folder / TENSORS)
         return self.lower(own, threads=threads)
+
+
+def cannot_loop(workload: Workload) -> str | None:
+    """Why the workload's loop cannot run its model, None when it can or there is none."""
+    if workload.loop is None:
+        return None
+    return workload.loop.why_not(workload.model, workload.inputs, workload.kwargs)
 
 
 def set_threads(threads: int) -> None:

@@ -15,7 +15,7 @@ from paredown.workload import Workload
 
 
 class Facade(nn.Module):
-    """Call it like the model. A batch other than the compiled one is cut into compiled batches.
+    """Call it like the model: one forward, also where a run is a loop. A batch other than the compiled one is cut into compiled batches.
 
     Batched inputs are the tensors whose first dimension equals the example batch; the last piece is
     padded by repeating its last sample, and its surplus results are dropped. Outputs whose first
@@ -29,13 +29,13 @@ class Facade(nn.Module):
         sizes = [t.shape[0] for t in example if t.ndim]
         self.batch = sizes[0] if sizes else 1
         self._batched = [t.ndim > 0 and t.shape[0] == self.batch for t in example]
-        self._any_shape = executable.backend == "eager"
+        self._any_shape = executable.backend == "eager" or workload.loop is not None
         self.eval()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output for any batch. Raises ``InputError`` where other dimensions differ."""
         if self._any_shape:
-            return self.executable(*args, **kwargs)
+            return self.executable.step(*args, **kwargs)
         leaves: list[torch.Tensor] = []
         spec = tree.flatten((list(args), kwargs), leaves, classes := {})
         count = self._count(leaves)

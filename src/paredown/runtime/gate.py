@@ -63,11 +63,12 @@ def gate(
     allowed = TOLERANCE[arithmetic] if tolerance is None else tolerance
     facade = Facade(executable, workload)
     worst, where, count = 0.0, "output", 0
-    own = workload.copy().model.eval()
+    own = workload.copy()
+    own.model.eval()
     for args, kwargs in islice(_calls(workload), calls):
         with torch.inference_mode():
-            want = own(*args, **kwargs)
-        got = facade(*args, **kwargs)
+            want = own.judged((args, kwargs))
+            got = own.judged((args, kwargs), call=facade, like=want)
         count += 1
         for name, error in _errors(want, got):
             if error > worst or error != error:

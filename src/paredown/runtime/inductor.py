@@ -1,4 +1,9 @@
-"""torch.compile with inductor, weights frozen; saved as tensors and compiled again on load."""
+"""torch.compile with inductor, weights frozen; saved as tensors and compiled again on load.
+
+A loop (`generate` ...) calls the compiled module from the same Python loop as eager. Its first call
+and its later ones are compiled apart; a length that grows from step to step (a cache) is compiled
+once, as a symbol.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,13 @@ from paredown.graph.graph import Graph
 from paredown.runtime._quiet import quiet
 from paredown.runtime.backend import Backend, Ran
 from paredown.runtime.call import describe
-from paredown.runtime.eager import TENSORS, EagerExecutable, load_tensors, set_threads
+from paredown.runtime.eager import (
+    TENSORS,
+    EagerExecutable,
+    cannot_loop,
+    load_tensors,
+    set_threads,
+)
 from paredown.runtime.export import first_line
 from paredown.runtime.onnx_model import needs_torch
 from paredown.workload import Workload
@@ -38,6 +49,15 @@ class InductorExecutable(EagerExecutable):
         """Run once; other shapes would recompile, so they raise ``InputError`` naming both."""
         self.call.tensors(args, kwargs)
         with torch.inference_mode():
+            if self.workload.loop is None:
+                return self._compiled(*args, **kwargs)
+            return self._looped(self._compiled, args, kwargs)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One call of the compiled module; a shape that is new to a loop compiles once more."""
+        if self.workload.loop is None:
+            return self(*args, **kwargs)
+        with quiet(), torch.inference_mode():
             return self._compiled(*args, **kwargs)
 
     def executed(self) -> list[Ran]:
@@ -60,10 +80,10 @@ class Inductor(Backend):
         return "inductor builds C++ and found no compiler: apt-get install g++"
 
     def supports(self, workload: Workload, graph: Graph | None) -> list[str]:
-        """Only forward runs."""
-        if workload.run != "forward":
-            return [f"inductor runs `forward`, not {workload.run!r}"]
-        return [why] if (why := needs_torch(workload)) else []
+        """Forward runs, and loops around the compiled module."""
+        if workload.run == "train_step":
+            return ["inductor runs no training step: it freezes the weights"]
+        return [why] if (why := needs_torch(workload) or cannot_loop(workload)) else []
 
     def lower(self, workload: Workload, *, threads: int) -> InductorExecutable:
         """Compile for the example inputs and run once (compilation happens on the first run)."""
@@ -112,7 +132,8 @@ def _attempt(workload: Workload, *, whole: bool) -> Any:
     _inductor_lowering.register()
     # Several candidates live in one process: a fresh cache keeps the recompile limit away.
     torch.compiler.reset()
-    compiled = torch.compile(workload.model, fullgraph=whole, dynamic=False)
+    dynamic = False if workload.loop is None else None  # None: a size that changes is a symbol
+    compiled = torch.compile(workload.model, fullgraph=whole, dynamic=dynamic)
     with quiet(), config.patch(freezing=True), torch.inference_mode():
-        compiled(*workload.inputs, **workload.kwargs)
+        workload.once(call=compiled)
     return compiled

@@ -66,7 +66,7 @@ def observe(workload: Workload) -> Observed:
     out = Observed()
     stack: list[str] = [""]
     with _paths(workload.model, stack), torch.inference_mode(), _Recorder(out, stack):
-        workload.model(*workload.inputs, **workload.kwargs)
+        workload.once()
     out.ran = [_held_against(r, out.asked.get(r.site)) for r in out.ran]
     return out
 

@@ -41,7 +41,7 @@ def covariances(workload: Workload, layers: list[str]) -> dict[str, Tensor]:
             for k, (args, kwargs) in enumerate(workload.calibration_inputs()):
                 if k >= BATCHES:
                     break
-                model(*args, **kwargs)
+                workload.once((args, kwargs))
     finally:
         for h in hooks:
             h.remove()

@@ -94,7 +94,7 @@ def input_histograms(workload: Workload, at: Iterable[str]) -> dict[str, Histogr
     items = 0
     with torch.inference_mode():
         for args, kwargs in copy.calibration_inputs():
-            copy.model(*args, **kwargs)
+            copy.once((args, kwargs))
             items += 1
     if not items:
         raise InputError("calibration data is empty")

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from paredown.errors import InputError
@@ -29,7 +29,8 @@ def sensitivity(
     not finite.
     """
     calls = list(islice(workload.calibration_inputs(), items))
-    before = [_floats(_run(workload.model, args, kwargs)) for args, kwargs in calls]
+    outputs = [_run(workload, call) for call in calls]
+    before = [_floats(out) for out in outputs]
     if not all(bool(torch.isfinite(t).all()) for outputs in before for t in outputs):
         raise InputError(f"{workload.name} gives NaN or infinite outputs on calibration inputs")
     decisions = technique.decide(workload, sites)
@@ -37,10 +38,9 @@ def sensitivity(
     for site in sites.ok:
         over = {s: o for s, o in sites.overrides.items() if s == site}
         change = technique.rewrite(workload, Sites((site,), {}, over), decisions)
-        model = change.workload.model
         errors = [
-            relative_error(want, _floats(_run(model, args, kwargs)))
-            for want, (args, kwargs) in zip(before, calls, strict=True)
+            relative_error(want, _floats(_run(change.workload, call, like)))
+            for want, like, call in zip(before, outputs, calls, strict=True)
         ]
         found[site] = sum(errors) / len(errors)
     return found
@@ -56,12 +56,12 @@ def relative_error(want: list[Tensor], got: list[Tensor]) -> float:
     return (off / size) ** 0.5 if size else off**0.5
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    was = model.training
-    model.eval()
+def _run(workload: Workload, call: tuple[tuple[Any, ...], dict[str, Any]], like: Any = None) -> Any:
+    was = workload.model.training
+    workload.model.eval()
     with torch.inference_mode():
-        out = model(*args, **kwargs)
-    model.train(was)
+        out = workload.judged(call, like=like)
+    workload.model.train(was)
     return out
 
 
