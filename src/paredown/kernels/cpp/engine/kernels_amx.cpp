@@ -1,11 +1,188 @@
-// Product kernels of the amx level; what is not here comes from the level below.
-#include "kernels.hpp"
+// Product kernels on AMX: two by two tiles of 16 x 16 sums. Tiles 0-3 sum, 4-5 hold rows, 6-7 weights.
+//
+// A tile product takes 16 cycles in which the vector units idle, so the epilogue of the block before is
+// done row by row between the tile products of the present one.
+#include "kernels_product.hpp"
 
 namespace paredown::engine {
+namespace {
+
+constexpr int kTileRows = 32;
+
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_per_row[16] = {};
+    uint8_t rows[16] = {};
+};
+
+void configure() {
+    TileConfig config;
+    for (int tile = 0; tile < 8; ++tile) {
+        config.bytes_per_row[tile] = 64;
+        config.rows[tile] = 16;
+    }
+    _tile_loadconfig(&config);
+}
+
+int64_t tile_blocks(const Geometry& g) {
+    return ceil_div((g.lines - 1) * g.pitch + g.line, kTileRows);
+}
+
+// A block whose sums wait for their epilogue.
+struct Pending {
+    alignas(64) char sums[kTileRows * kPanel * 4];
+    int64_t out_row[kTileRows];  // where the sums of tile row `from[i]` go
+    uint8_t from[kTileRows];
+    const Finish* finish = nullptr;
+    int next = 0, rows = 0;
+
+    void step(int count) {
+        for (; count > 0 && next < rows; --count, ++next)
+            finish->row(*finish, sums + from[next] * kPanel * 4, out_row[next]);
+    }
+    void flush() { step(rows - next); }
+};
+
+enum class Kind { bf16, u8s8, s8s8 };
+
+// The builtin wants its tile numbers as literals.
+#define PAREDOWN_TILE_PRODUCT(c, a, b)                           \
+    do {                                                         \
+        if constexpr (K == Kind::bf16) _tile_dpbf16ps(c, a, b);  \
+        if constexpr (K == Kind::u8s8) _tile_dpbusd(c, a, b);    \
+        if constexpr (K == Kind::s8s8) _tile_dpbssd(c, a, b);    \
+    } while (false)
+
+// Rows 0-15 of the block (and 16-31) against columns 0-15 of the panel (and 16-31).
+template <Kind K, bool TwoRows, bool TwoColumns>
+void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t taps, int64_t tap_bytes,
+               const char* w, char* sums, Pending& before) {
+    constexpr int64_t w_stride = kPanel * 4;
+    const int64_t steps = taps * (tap_bytes / 64);
+    const int per_step = static_cast<int>(ceil_div(before.rows, steps));
+    _tile_zero(0);
+    if constexpr (TwoColumns) _tile_zero(1);
+    if constexpr (TwoRows) _tile_zero(2);
+    if constexpr (TwoRows && TwoColumns) _tile_zero(3);
+    for (int64_t tap = 0; tap < taps; ++tap) {
+        const char *low = a + offsets[tap], *high = low + 16 * stride;
+        for (int64_t k = 0; k < tap_bytes; k += 64, w += 16 * w_stride) {
+            _tile_loadd(4, low + k, stride);
+            _tile_loadd(6, w, w_stride);
+            PAREDOWN_TILE_PRODUCT(0, 4, 6);
+            if constexpr (TwoRows) {
+                _tile_loadd(5, high + k, stride);
+                PAREDOWN_TILE_PRODUCT(2, 5, 6);
+            }
+            if constexpr (TwoColumns) {
+                _tile_loadd(7, w + 64, w_stride);
+                PAREDOWN_TILE_PRODUCT(1, 4, 7);
+                if constexpr (TwoRows) PAREDOWN_TILE_PRODUCT(3, 5, 7);
+            }
+            before.step(per_step);
+        }
+    }
+    before.flush();
+    _tile_stored(0, sums, w_stride);
+    if constexpr (TwoColumns) _tile_stored(1, sums + 64, w_stride);
+    if constexpr (TwoRows) _tile_stored(2, sums + 16 * w_stride, w_stride);
+    if constexpr (TwoRows && TwoColumns) _tile_stored(3, sums + 16 * w_stride + 64, w_stride);
+}
+
+using SumTiles = void (*)(const char*, int64_t, const int64_t*, int64_t, int64_t, const char*, char*, Pending&);
+
+template <Kind K>
+SumTiles sum_tiles_of(bool two_rows, bool two_columns) {
+    if (two_rows) return two_columns ? sum_tiles<K, true, true> : sum_tiles<K, true, false>;
+    return two_columns ? sum_tiles<K, false, true> : sum_tiles<K, false, false>;
+}
+
+template <Sum S>
+void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
+    const Geometry g = geometry_of<S>(v);
+    int64_t offsets[kMaxTaps];
+    tap_offsets(g, offsets);
+    const int64_t taps = g.l.columns ? 1 : g.l.taps;
+    const int64_t tap_bytes = g.l.columns ? g.l.k_bytes : g.l.tap_bytes;
+    char* edge = static_cast<char*>(scratch);  // a direct product needs no scratch but this
+    Pending pending[2];
+    Finish finish[2];
+    int turn = 0;
+    configure();
+    walk<S, tile_blocks>(
+        g, begin, end, static_cast<char*>(scratch), finish,
+        [&](const char* a, int64_t first, int64_t rows, int64_t block, const char* w, const Finish& f) {
+            const int64_t lines = g.flat ? 1 : rows / g.line;
+            const int64_t total = g.flat ? rows : (lines - 1) * g.pitch + g.line;
+            const int64_t start = block * kTileRows;
+            if (start >= total) return;
+            const int64_t left = least(total - start, kTileRows);
+            const char* at = a + start * g.row_bytes;
+            int64_t stride = g.row_bytes;
+            if (g.direct && left % 16 != 0) {  // no row beyond the last may be read
+                for (int64_t r = 0; r < left; ++r)
+                    std::memcpy(edge + r * tap_bytes, at + r * stride, static_cast<size_t>(tap_bytes));
+                at = edge;
+                stride = tap_bytes;
+            }
+            Pending &now = pending[turn], &before = pending[turn ^ 1];
+            turn ^= 1;
+            const bool two_rows = left > 16, two_columns = f.columns > 16;
+            SumTiles sum;
+            if constexpr (S == Sum::bf16)
+                sum = sum_tiles_of<Kind::bf16>(two_rows, two_columns);
+            else
+                sum = v.in_type == DType::u8 ? sum_tiles_of<Kind::u8s8>(two_rows, two_columns)
+                                             : sum_tiles_of<Kind::s8s8>(two_rows, two_columns);
+            sum(at, stride, offsets, taps, tap_bytes, w, now.sums, before);
+            now.finish = &f;
+            now.next = 0;
+            // Between two lines lie outputs that are none: their sums are left out.
+            int64_t line = g.flat ? 0 : start / g.pitch, x = g.flat ? start : start % g.pitch;
+            int kept = 0;
+            for (int64_t r = 0; r < left; ++r, ++x) {
+                if (x == g.pitch) x = 0, ++line;
+                if (!g.flat && x >= g.line) continue;
+                now.from[kept] = static_cast<uint8_t>(r);
+                now.out_row[kept++] = first + line * g.line + x;
+            }
+            now.rows = kept;
+        });
+    // `turn` points at the older of the two, which is done already.
+    pending[turn ^ 1].flush();
+    _tile_release();
+}
+
+template <Sum S>
+int64_t tile_units(const Conv& v) {
+    const Geometry g = geometry_of<S>(v);
+    return g.chunks() * g.l.panels * tile_blocks(g);
+}
+
+int64_t units(const Conv& v) {
+    if (v.weight_type == DType::s8) return tile_units<Sum::s8>(v);
+    return v.weight_type == DType::bf16 ? tile_units<Sum::bf16>(v) : product_units<Sum::f32>(v);
+}
+size_t scratch(const Conv& v) {
+    if (v.weight_type == DType::s8) return product_scratch<Sum::s8>(v);
+    return v.weight_type == DType::bf16 ? product_scratch<Sum::bf16>(v) : product_scratch<Sum::f32>(v);
+}
+void run(const Conv& v, int64_t begin, int64_t end, void* area) {
+    if (v.weight_type == DType::s8) return tile_product<Sum::s8>(v, begin, end, area);
+    return v.weight_type == DType::bf16 ? tile_product<Sum::bf16>(v, begin, end, area)
+                                        : product<Sum::f32>(v, begin, end, area);
+}
+int64_t gemm_units(const Gemm& g) { return units(as_conv(g)); }
+size_t gemm_scratch(const Gemm& g) { return scratch(as_conv(g)); }
+void gemm(const Gemm& g, int64_t begin, int64_t end, void* area) { run(as_conv(g), begin, end, area); }
+
+}  // namespace
 
 Kernels amx_kernels(const Kernels& base) {
-    Kernels t = base;
+    Kernels t = base;  // weights lie as on AVX-512 VNNI and BF16
     t.isa = "amx";
+    t.conv = {units, scratch, run};
+    t.gemm = {gemm_units, gemm_scratch, gemm};
     return t;
 }
 

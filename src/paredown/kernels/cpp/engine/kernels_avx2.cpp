@@ -1,11 +1,12 @@
-// Product kernels of the avx2 level; what is not here comes from the level below.
-#include "kernels.hpp"
+// Product kernels on AVX2 and FMA: 16 registers of 8 floats.
+#include "kernels_product.hpp"
 
 namespace paredown::engine {
 
 Kernels avx2_kernels(const Kernels& base) {
     Kernels t = base;
     t.isa = "avx2";
+    Products<Sum::f32, Sum::wide, Sum::s16>::add(t);
     return t;
 }
 

@@ -1,11 +1,12 @@
-// Product kernels of the avx512 level; what is not here comes from the level below.
-#include "kernels.hpp"
+// Product kernels on AVX-512 F, BW, DQ and VL: 32 registers of 16 floats.
+#include "kernels_product.hpp"
 
 namespace paredown::engine {
 
 Kernels avx512_kernels(const Kernels& base) {
     Kernels t = base;
     t.isa = "avx512";
+    Products<Sum::f32, Sum::wide, Sum::s16>::add(t);
     return t;
 }
 
