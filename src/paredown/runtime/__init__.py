@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _BACKENDS = {
     "eager": "paredown.runtime.eager:Eager",
     "inductor": "paredown.runtime.inductor:Inductor",
+    "native": "paredown.runtime.native.backend:Native",
     "onnxruntime": "paredown.runtime.onnxruntime:OnnxRuntime",
     "openvino": "paredown.runtime.openvino:OpenVino",
 }

@@ -7,6 +7,8 @@
 #include <stdexcept>
 
 #include "cpu.hpp"
+#include "engine/bind_engine.hpp"
+#include "engine/kernels_bind.hpp"
 #include "probe.hpp"
 
 namespace nb = nanobind;
@@ -128,4 +130,6 @@ NB_MODULE(_native, m) {
     m.def("copy", &copy, "to"_a, "from_"_a, "isa"_a, "Copy a byte vector into another of its length.");
     m.def("tile_i8", &tile_i8, "a"_a, "b"_a, "out"_a, "isa"_a,
           "One int8 tile product: out (m, n) = a (m, k) b (k, n), exact.");
+    paredown::engine::bind_engine(m);
+    paredown::engine::bind_kernels(m);
 }

@@ -1,0 +1,218 @@
+#include "engine.hpp"
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace paredown::engine {
+namespace {
+
+constexpr size_t kAlign = 64, kHuge = size_t(2) << 20;
+// Vector loads may run past the last element of a row, never past this.
+constexpr size_t kSlack = 64;
+
+template <typename Args>
+class Typed final : public Step {
+public:
+    Typed(const Entry<Args>& entry, Fields& fields) : entry_(entry) { read(fields, args_); }
+    int64_t units() const override { return entry_.units(args_); }
+    size_t scratch() const override { return entry_.scratch == nullptr ? 0 : entry_.scratch(args_); }
+    void run(int64_t begin, int64_t end, void* scratch) const override {
+        entry_.run(args_, begin, end, scratch);
+    }
+
+private:
+    const Entry<Args>& entry_;
+    Args args_;
+};
+
+template <typename Args>
+std::unique_ptr<Step> make(const Entry<Args>& entry, Fields& fields, const std::string& op) {
+    if (entry.run == nullptr) throw std::invalid_argument("no kernel here for operator " + op);
+    return std::make_unique<Typed<Args>>(entry, fields);
+}
+
+std::unique_ptr<Step> make(const Kernels& k, const std::string& op, Fields& fields) {
+    if (op == "gemm") return make(k.gemm, fields, op);
+    if (op == "conv") return make(k.conv, fields, op);
+    if (op == "depthwise") return make(k.depthwise, fields, op);
+    if (op == "pool") return make(k.pool, fields, op);
+    if (op == "global_pool") return make(k.global_pool, fields, op);
+    if (op == "attention") return make(k.attention, fields, op);
+    if (op == "norm") return make(k.norm, fields, op);
+    if (op == "softmax") return make(k.softmax, fields, op);
+    if (op == "eltwise") return make(k.eltwise, fields, op);
+    if (op == "resize") return make(k.resize, fields, op);
+    if (op == "transpose") return make(k.transpose, fields, op);
+    if (op == "matvec") return make(k.matvec, fields, op);
+    throw std::invalid_argument("no operator " + op);
+}
+
+size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
+
+}  // namespace
+
+void Block::Free::operator()(uint8_t* p) const { std::free(p); }
+
+Block::Block(size_t bytes) : size_(bytes) {
+    if (bytes == 0) return;
+    const size_t align = bytes >= kHuge ? kHuge : kAlign;
+    const size_t whole = rounded(bytes + kSlack, align == kHuge ? 4096 : kAlign);
+    void* p = nullptr;
+    if (posix_memalign(&p, align, whole) != 0) throw std::bad_alloc();
+    data_.reset(static_cast<uint8_t*>(p));
+#if defined(__linux__)
+    if (align == kHuge) madvise(p, whole, MADV_HUGEPAGE);
+#endif
+    std::memset(p, 0, whole);
+}
+
+Engine::Engine(const std::string& isa, int threads, size_t arena_bytes, std::vector<size_t> inputs,
+               std::vector<size_t> outputs)
+    : isa_(isa),
+      threads_(threads),
+      kernels_(&kernels(isa)),
+      arena_(arena_bytes),
+      input_bytes_(std::move(inputs)),
+      output_bytes_(std::move(outputs)) {
+    if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
+}
+
+int64_t Engine::constant(const void* data, size_t bytes) {
+    Block block(bytes);
+    if (bytes != 0) std::memcpy(block.data(), data, bytes);
+    constants_.push_back(std::move(block));
+    return int64_t(constants_.size()) - 1;
+}
+
+int64_t Engine::weights(const std::string& kind, const Weights& shape, const void* data) {
+    const bool depthwise = kind == "depthwise";
+    Block block(depthwise ? kernels_->packed_depthwise_size(shape) : kernels_->packed_size(shape));
+    (depthwise ? kernels_->pack_depthwise : kernels_->pack)(shape, data, block.data());
+    constants_.push_back(std::move(block));
+    return int64_t(constants_.size()) - 1;
+}
+
+int64_t Engine::matvec(const Matvec& shape, const int8_t* q, const float* scales) {
+    if (kernels_->packed_matvec_size == nullptr) throw std::invalid_argument("no kernel here for matvec");
+    Block block(kernels_->packed_matvec_size(shape));
+    kernels_->pack_matvec(shape, q, scales, block.data());
+    constants_.push_back(std::move(block));
+    return int64_t(constants_.size()) - 1;
+}
+
+const void* Engine::address(const Ref& ref) const {
+    switch (ref.space) {
+        case Ref::Space::arena:
+            if (ref.offset < 0 || size_t(ref.offset) > arena_.size())
+                throw std::invalid_argument("a tensor lies outside of the arena");
+            return arena_.data() + ref.offset;
+        case Ref::Space::constant:
+            if (ref.index < 0 || size_t(ref.index) >= constants_.size() || ref.offset < 0 ||
+                size_t(ref.offset) > constants_[size_t(ref.index)].size())
+                throw std::invalid_argument("a constant that is not there");
+            return constants_[size_t(ref.index)].data() + ref.offset;
+        case Ref::Space::input:
+        case Ref::Space::output: {
+            const auto& all = ref.space == Ref::Space::input ? input_bytes_ : output_bytes_;
+            if (ref.index < 0 || size_t(ref.index) >= all.size() || ref.offset < 0 ||
+                size_t(ref.offset) > all[size_t(ref.index)])
+                throw std::invalid_argument("an input or output that is not there");
+            return nullptr;
+        }
+    }
+    return nullptr;
+}
+
+void Engine::add(const std::string& op, Fields fields) {
+    if (finished_) throw std::logic_error("the plan is finished");
+    auto step = make(*kernels_, op, fields);
+    fields.demand_empty(op);
+    for (const Patch& place : fields.places) {
+        const void* at = address(place.ref);
+        std::memcpy(place.where, &at, sizeof at);
+        if (place.ref.space == Ref::Space::input || place.ref.space == Ref::Space::output)
+            step->inputs_and_outputs.push_back(place);
+    }
+    const int64_t units = step->units();
+    for (int t = 0; t <= threads_; ++t) step->bounds.push_back(units * t / threads_);
+    const size_t scratch = rounded(step->scratch(), kAlign);
+    if (scratch > scratch_each_) scratch_each_ = scratch;
+    steps_.push_back(std::move(step));
+}
+
+void Engine::finish() {
+    // A cache line apart, or two threads would write into one.
+    scratch_each_ = rounded(scratch_each_ + kAlign, kAlign);
+    scratch_ = Block(scratch_each_ * size_t(threads_));
+    finished_ = true;
+}
+
+void Engine::point(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                   size_t first, size_t last) {
+    if (!finished_) throw std::logic_error("the plan is not finished");
+    if (inputs.size() != input_bytes_.size() || outputs.size() != output_bytes_.size())
+        throw std::invalid_argument("the plan takes other numbers of inputs and outputs");
+    if (first > last || last > steps_.size()) throw std::invalid_argument("steps that are not there");
+    for (size_t s = first; s < last; ++s)
+        for (const Patch& patch : steps_[s]->inputs_and_outputs) {
+            const bool in = patch.ref.space == Ref::Space::input;
+            const void* base = in ? inputs[size_t(patch.ref.index)] : outputs[size_t(patch.ref.index)];
+            const void* at = static_cast<const uint8_t*>(base) + patch.ref.offset;
+            std::memcpy(patch.where, &at, sizeof at);
+        }
+}
+
+void Engine::walk(int thread, size_t first, size_t last, Barrier* barrier, double* seconds) const {
+    using Clock = std::chrono::steady_clock;
+    void* scratch = scratch_.data() + scratch_each_ * size_t(thread);
+    bool sense = false;
+    auto start = seconds != nullptr ? Clock::now() : Clock::time_point();
+    for (size_t s = first; s < last; ++s) {
+        const Step& step = *steps_[s];
+        const int64_t begin = step.bounds[size_t(thread)], end = step.bounds[size_t(thread) + 1];
+        if (begin < end) step.run(begin, end, scratch);
+        if (barrier != nullptr) barrier->wait(sense);
+        if (seconds != nullptr && thread == 0) {
+            const auto now = Clock::now();
+            seconds[s] += std::chrono::duration<double>(now - start).count();
+            start = now;
+        }
+    }
+}
+
+void Engine::run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,
+                 size_t last) {
+    std::lock_guard<std::mutex> turn(turn_);
+    point(inputs, outputs, first, last);
+    if (threads_ == 1) {
+        walk(0, first, last, nullptr, nullptr);
+        return;
+    }
+    Barrier barrier(threads_);
+    Pool::of(threads_)->run([&](int thread) { walk(thread, first, last, &barrier, nullptr); });
+}
+
+void Engine::run_timed(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                       size_t first, size_t last, std::vector<double>& seconds) {
+    std::lock_guard<std::mutex> turn(turn_);
+    point(inputs, outputs, first, last);
+    seconds.resize(steps_.size());
+    Barrier barrier(threads_);
+    Barrier* const meet = threads_ == 1 ? nullptr : &barrier;
+    Pool::of(threads_)->run([&](int thread) { walk(thread, first, last, meet, seconds.data()); });
+}
+
+size_t Engine::weight_bytes() const {
+    size_t total = 0;
+    for (const Block& block : constants_) total += block.size();
+    return total;
+}
+
+}  // namespace paredown::engine

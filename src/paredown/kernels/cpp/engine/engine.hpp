@@ -1,0 +1,90 @@
+// A plan as C++ holds it: constants, one arena, and steps that a pool of threads walks through.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "fields.hpp"
+#include "kernels.hpp"
+#include "pool.hpp"
+
+namespace paredown::engine {
+
+// Memory of 64-byte alignment, in huge pages where the system gives them.
+class Block {
+public:
+    explicit Block(size_t bytes = 0);
+    uint8_t* data() const { return data_.get(); }
+    size_t size() const { return size_; }
+
+private:
+    struct Free {
+        void operator()(uint8_t* p) const;
+    };
+    std::unique_ptr<uint8_t, Free> data_;
+    size_t size_ = 0;
+};
+
+class Step {
+public:
+    virtual ~Step() = default;
+    virtual int64_t units() const = 0;
+    virtual size_t scratch() const = 0;
+    virtual void run(int64_t begin, int64_t end, void* scratch) const = 0;
+    std::vector<Patch> inputs_and_outputs;
+    std::vector<int64_t> bounds;  // of the units of each thread
+};
+
+class Engine {
+public:
+    Engine(const std::string& isa, int threads, size_t arena_bytes, std::vector<size_t> inputs,
+           std::vector<size_t> outputs);
+
+    // Constants are copied, weights packed for this instruction set. Both return an index for Ref.
+    int64_t constant(const void* data, size_t bytes);
+    int64_t weights(const std::string& kind, const Weights& shape, const void* data);
+    int64_t matvec(const Matvec& shape, const int8_t* q, const float* scales);
+
+    // Adds an operator; throws std::invalid_argument for an unknown one, an unknown field or a place
+    // outside of the arena.
+    void add(const std::string& op, Fields fields);
+    void finish();
+
+    // Steps [first, last). One run at a time; pointers are those of whole contiguous tensors.
+    void run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,
+             size_t last);
+
+    // As run, with the seconds of each step added to `seconds`.
+    void run_timed(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                   size_t first, size_t last, std::vector<double>& seconds);
+
+    const std::string& isa() const { return isa_; }
+    int threads() const { return threads_; }
+    size_t steps() const { return steps_.size(); }
+    size_t weight_bytes() const;
+    size_t arena_bytes() const { return arena_.size(); }
+    size_t scratch_bytes() const { return scratch_.size(); }
+    uint8_t* arena() const { return arena_.data(); }
+    const std::vector<size_t>& input_bytes() const { return input_bytes_; }
+    const std::vector<size_t>& output_bytes() const { return output_bytes_; }
+
+private:
+    const void* address(const Ref& ref) const;
+    void walk(int thread, size_t first, size_t last, Barrier* barrier, double* seconds) const;
+    void point(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+               size_t first, size_t last);
+
+    std::string isa_;
+    int threads_;
+    const Kernels* kernels_;
+    Block arena_, scratch_;
+    size_t scratch_each_ = 0;
+    std::vector<Block> constants_;
+    std::vector<size_t> input_bytes_, output_bytes_;
+    std::vector<std::unique_ptr<Step>> steps_;
+    std::mutex turn_;
+    bool finished_ = false;
+};
+
+}  // namespace paredown::engine

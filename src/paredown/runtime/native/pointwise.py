@@ -1,0 +1,180 @@
+"""Elementwise operators: fused into the product before them where nobody else reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from paredown.runtime.native import products, views
+from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Lacking
+from paredown.runtime.native.plan import Tensor
+from paredown.runtime.native.rules import argument, dtype_of, result, rule
+
+ACTS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "silu": "silu",
+    "hardswish": "hardswish",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "hardsigmoid",
+    "tanh": "tanh",
+    "gelu": "gelu",
+}
+
+
+def _act_of(node: torch.fx.Node) -> str:
+    name = str(node.target).split(".")[1].rstrip("_")
+    if name == "hardtanh":
+        low, high = argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0)
+        if (low, high) == (0.0, 6.0):
+            return "relu6"
+        raise Lacking(f"hardtanh between {low} and {high}")
+    if name == "gelu" and node.kwargs.get("approximate", "none") == "tanh":
+        return "gelu_tanh"
+    if name in ACTS:
+        return ACTS[name]
+    raise Lacking(f"no activation {name}")
+
+
+@rule(
+    *(f"aten.{name}{tail}.default" for name in (*ACTS, "hardtanh") for tail in ("", "_")),
+)
+def activation(b: Builder, node: torch.fx.Node) -> Tensor:
+    """An activation: part of the product before it, else a pass of its own."""
+    act = _act_of(node)
+    source: Any = node.args[0]
+    if (done := products.activated(b, source, act)) is not None:
+        _note(b, done, node)
+        return done
+    x = b.tensor(source)
+    return _unary(b, x, act, dtype_of(node))
+
+
+def _unary(b: Builder, x: Tensor, act: str, kind: str) -> Tensor:
+    if x.dtype not in FLOATS or kind not in FLOATS:
+        raise Lacking(f"{act} of {x.dtype}")
+    out = b.new(x.shape, kind, views.dense_like(x, x.shape))
+    return b.elementwise(x, out, act=act)
+
+
+def _note(b: Builder, value: Tensor, node: torch.fx.Node) -> None:
+    b.made[value.buffer].fused.append(node.name)
+
+
+@rule(
+    "aten.add.Tensor", "aten.add_.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.mul_.Tensor"
+)
+def binary(b: Builder, node: torch.fx.Node) -> Tensor:
+    """Sum, difference or product, broadcast; sums join the product that makes one side."""
+    op = str(node.target).split(".")[1].rstrip("_")
+    if argument(node, 2, "alpha", 1) != 1:
+        raise Lacking(f"{op} with alpha")
+    first, second = node.args[:2]
+    for one, other in ((first, second), (second, first)):
+        done = _fused(b, op, one, other, swapped=one is second)
+        if done is not None:
+            _note(b, done, node)
+            return done
+    shape, kind = tuple(result(node).shape), dtype_of(node)
+    if kind not in FLOATS:
+        raise Lacking(f"{op} in {kind}")
+    x, y = _side(b, first, kind), _side(b, second, kind)
+    if x.shape != shape:
+        if op == "sub" or y.shape != shape:
+            raise Lacking("operands that broadcast each other")
+        x, y = y, x
+    out = b.new(shape, kind, views.dense_like(x, shape))
+    return b.elementwise(x, out, op, y)
+
+
+def _side(b: Builder, arg: Any, kind: str) -> Tensor:
+    if isinstance(arg, (int, float)):
+        return b.placed(torch.tensor(float(arg), dtype=torch.float32))
+    t = b.tensor(arg)
+    if t.dtype not in FLOATS:
+        raise Lacking(f"an operand of {t.dtype} beside {kind}")
+    return t
+
+
+def _fused(b: Builder, op: str, one: Any, other: Any, *, swapped: bool) -> Tensor | None:
+    """``one op other`` as part of the product that makes ``one``."""
+    if not isinstance(one, torch.fx.Node):
+        return None
+    value = b.env.get(other) if isinstance(other, torch.fx.Node) else other
+    if op == "mul" and isinstance(value, torch.Tensor):
+        return products.scaled(b, one, value)
+    if op == "add" and isinstance(value, (Tensor, Dequantized)):
+        if isinstance(value, Dequantized):
+            return None
+        return products.plus(b, one, value)
+    return None
+
+
+@rule("paredown.quantize.default")
+def quantize(b: Builder, node: torch.fx.Node) -> Tensor:
+    """Floats to integers, by the product that makes them where it can; equal ones only once."""
+    source, scale, zero, qmin, qmax, _axis = node.args
+    s, z = b.env[scale], b.env[zero]
+    if not isinstance(s, torch.Tensor) or not isinstance(z, torch.Tensor):
+        raise Lacking("a range computed by the model")
+    if s.numel() != 1 or z.numel() != 1 or (qmin, qmax) != (0, 255):
+        raise Lacking("quantizing activations other than to one uint8 range")
+    numbers = float(s), int(z)
+    x = b.tensor(source)
+    key = (x.buffer, x.offset, x.shape, x.strides, numbers)
+    if key in b.quantizers:
+        return b.quantizers[key]
+    if (done := products.quantized(b, source, *numbers)) is not None:
+        _note(b, done, node)
+        return done
+    if x.dtype not in FLOATS:
+        raise Lacking(f"quantizing {x.dtype}")
+    out = _integers(b, x, *numbers)
+    b.move(x, out)
+    b.quantizers[key] = out
+    return out
+
+
+def _integers(b: Builder, x: Tensor, scale: float, zero: int) -> Tensor:
+    """Room for the integers of ``x``; an image laid out in planes becomes pixels on the way."""
+    planes = len(x.shape) == 4 and views.pixels(x) is None
+    strides = views.channels_last(x.shape) if planes else views.dense_like(x, x.shape)
+    fresh = b.new(x.shape, "uint8", strides)
+    return Tensor(fresh.buffer, fresh.dtype, fresh.shape, fresh.strides, 0, scale, zero)
+
+
+@rule("paredown.dequantize.default")
+def dequantize(b: Builder, node: torch.fx.Node) -> Dequantized:
+    """Kept as integers until somebody needs floats: products do not."""
+    source, scale, zero, axis, dtype = node.args
+    q, s, z = b.env[source], b.env[scale], b.env[zero]
+    if not isinstance(s, torch.Tensor) or not isinstance(z, torch.Tensor):
+        raise Lacking("a range computed by the model")
+    if not isinstance(q, (Tensor, torch.Tensor)):
+        raise Lacking("dequantizing what is no integer tensor")
+    if isinstance(q, Tensor) and (q.scale, q.zero) != (float(s), int(z)):
+        raise Lacking("integers read with another range than they were written with")
+    return Dequantized(q, s, z, int(axis), dtype)  # type: ignore[arg-type]
+
+
+@rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device")
+def cast(b: Builder, node: torch.fx.Node) -> Tensor:
+    """Another dtype: written so by the product before it where nobody else reads that."""
+    kind = dtype_of(node)
+    source: Any = node.args[0]
+    value = b.env[source]
+    if isinstance(value, Dequantized) and kind in FLOATS:
+        return Dequantized(value.q, value.scale, value.zero, value.axis, result(node).dtype)  # type: ignore[return-value]
+    x = b.tensor(source)
+    if x.dtype == kind:
+        return x
+    if x.dtype not in FLOATS or kind not in FLOATS:
+        raise Lacking(f"a cast from {x.dtype} to {kind}")
+    if (found := b.product_of(source)) is not None and found[0].fields["out_type"] in FLOATS:
+        fresh = b.retype(*found, kind)
+        _note(b, fresh, node)
+        return Tensor(fresh.buffer, kind, x.shape, x.strides, x.offset)
+    planes = len(x.shape) == 4 and views.pixels(x) is None
+    strides = views.channels_last(x.shape) if planes else views.dense_like(x, x.shape)
+    return b.copy(x, strides, kind)
