@@ -308,6 +308,9 @@ def run(
         if progress is not None:
             progress(f"{technique.name} ({i + 1} of {len(techniques)})")
         nth = sum(s.technique == step.technique for s in recipe.steps[:i])
+        foreign = technique.foreign(current)
+        if foreign is not None:
+            raise NotApplicable(f"{technique.name}: {foreign}")
         with seeded(recipe.seed, f"{step.technique}/{nth}"):
             found = technique.sites(current, capture(current))
             sites = found.only(step.sites, step.except_, step.overrides)

@@ -219,6 +219,8 @@ class Technique:
     touches: ClassVar[frozenset[Touches]] = frozenset()
     lowers: ClassVar[frozenset[Lowers]] = frozenset()
     maturity: ClassVar[Literal["stable", "trial", "study"]] = "trial"
+    onnx: ClassVar[bool] = False
+    """Whether it acts on the layers of an ONNX file too; all others need a torch module."""
 
     @classmethod
     def knobs(cls) -> list[Knob]:
@@ -261,6 +263,9 @@ class Technique:
 
     def missing(self, workload: Workload) -> str | None:
         """What the workload lacks for this technique, in one line, or None."""
+        why = self.foreign(workload)
+        if why is not None:
+            return why
         given = workload.calibration
         if Needs.CALIBRATION in self.needs and given is not None and len(given) == 0:
             return f"{self.name} needs calibration data; the workload's is empty"
@@ -271,6 +276,12 @@ class Technique:
         if Needs.EVALUATE in self.needs and workload.evaluate is None:
             return f"{self.name} needs `evaluate`"
         return None
+
+    def foreign(self, workload: Workload) -> str | None:
+        """Why this cannot act on what a workload holds at all, in one line, or None."""
+        from paredown.runtime.onnx_model import needs_torch
+
+        return None if self.onnx else needs_torch(workload)
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Where this can act on the workload, and where not and why."""

@@ -68,7 +68,7 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     assert isinstance(got, tuple)
     for a, b in zip(got, source.call(), strict=True):
         torch.testing.assert_close(a, b)
-    with pytest.raises(TargetError, match="takes the inputs"):
+    with pytest.raises(InputError, match="takes the inputs"):
         workload.model(inputs[0])
 
 

@@ -6,7 +6,7 @@ keeps its ONNX name (``onnx::NonZero``) and is reported unpriced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -62,10 +62,30 @@ SAME = {
 }  # fmt: skip
 """ONNX operator -> aten name, where the tensors stand in the same places."""
 
+OURS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Quantize": ("quantize", ("qmin", "qmax", "axis")),
+    "Dequantize": ("dequantize", ("axis",)),
+    "DequantizeGroups": ("dequantize_groups", ("bits", "columns")),
+    "DynamicQuantize": ("dynamic_quantize", ()),
+}
+"""Operators of the domain ``paredown`` -> their torch names, and settings behind the tensors."""
 
-def from_onnx(model: Any, inputs: Mapping[str, Sequence[int]]) -> Graph:
-    """The graph of an ``onnx.ModelProto`` run on inputs of the given shapes, priced by rules."""
-    build = _Build(model, inputs)
+GRIDS = (".scale", ".zero", ".in_scale", ".in_zero")
+"""Tensors of a quantized layer that are no weights: scales and zero points."""
+
+
+def from_onnx(
+    model: Any,
+    inputs: Mapping[str, Sequence[int]],
+    layers: Iterable[str] = (),
+    precision: str = "float32",
+) -> Graph:
+    """The graph of an ``onnx.ModelProto`` run on inputs of the given shapes, priced by rules.
+
+    ``layers`` are nodes that stand as modules of their own, operators of the domain ``paredown``
+    known by their names in `runtime.ops`; ``precision`` is what float32 values are computed in.
+    """
+    build = _Build(model, inputs, layers, precision)
     for proto in build.graph.node:
         build.node(proto)
     return annotate(build.finish())
@@ -74,8 +94,17 @@ def from_onnx(model: Any, inputs: Mapping[str, Sequence[int]]) -> Graph:
 class _Build:
     """Values to tensors, nodes to calls, last uses to lifetimes."""
 
-    def __init__(self, model: Any, inputs: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        inputs: Mapping[str, Sequence[int]],
+        layers: Iterable[str],
+        precision: str,
+    ) -> None:
         self.graph = model.graph
+        self.layers, self.precision = frozenset(layers), precision
+        self.fixed: set[str] = set()
+        """Values that follow from weights alone: a runtime computes them once."""
         self.shapes = _shapes(model, inputs)
         self.nodes: list[Node] = []
         self.tensors: dict[int, Tensor] = {}
@@ -83,7 +112,11 @@ class _Build:
         self.ids: dict[str, int] = {}
         for i in self.graph.initializer:
             weight = _dtype(i.data_type)[0] in ("float32", "float16", "bfloat16", "int8", "uint8")
-            self._declare(i.name, tuple(i.dims), i.data_type, "parameter" if weight else "constant")
+            kind: Kind = "parameter" if weight else "constant"
+            if i.name.endswith(GRIDS) and i.name.rpartition(".")[0] in self.layers:
+                kind = "buffer"
+            self._declare(i.name, tuple(i.dims), i.data_type, kind)
+            self.fixed.add(i.name)
         for v in self.graph.input:
             if v.name not in self.ids:
                 shape, dtype = self.shapes[v.name]
@@ -103,14 +136,26 @@ class _Build:
         outs: list[int] = []
         for name in (n for n in proto.output if n):
             shape, dtype = self.shapes.get(name, ((), 1))
-            share = self.tensors[ins[0]].storage if proto.op_type in VIEWS and ins else None
+            share = self.tensors[ins[0]].storage if self._is_view(proto) and ins else None
             outs.append(self._declare(name, shape, dtype, "intermediate", index, share))
         op, args = self._call(proto) if known else (f"onnx::{proto.op_type}", ())
+        if all(n in self.fixed for n in proto.input if n):
+            self.fixed.update(proto.output)
         self.nodes.append(
-            Node(index, op, tuple(ins), tuple(outs), args, {}, proto.name.rpartition("/")[0])
+            Node(index, op, tuple(ins), tuple(outs), args, {}, self._module(proto.name))
         )
         for i in ins:
             self.storages[self.tensors[i].storage].freed = index
+
+    def _is_view(self, proto: Any) -> bool:
+        """Whether an operator moves nothing; a weight is turned once, when the model is loaded."""
+        turned = proto.op_type == "Transpose" and proto.input[0] in self.fixed
+        return proto.op_type in VIEWS or turned
+
+    def _module(self, name: str) -> str:
+        """The layer that a node is or is part of, else the scope its name tells."""
+        own = name.partition("/")[0]
+        return own if own in self.layers else name.replace("/", ".").strip(".").rpartition(".")[0]
 
     def finish(self) -> Graph:
         """The graph; what the caller gave or gets is never freed by the run."""
@@ -120,7 +165,8 @@ class _Build:
                 s.freed = None
         for i in outputs:
             self.storages[self.tensors[i].storage].freed = None
-        kept = {"": "OnnxModule"} | dict.fromkeys((n.module for n in self.nodes), "Scope")
+        kept = dict.fromkeys((n.module for n in self.nodes), "Scope") | {"": "OnnxModule"}
+        kept |= {n.module: n.op.rpartition("::")[2] for n in self.nodes if n.module in self.layers}
         note = "operators of an ONNX file, under the names of their torch counterparts"
         return Graph(
             self.nodes, self.tensors, self.storages, self.given, outputs, kept, [note], None
@@ -136,6 +182,8 @@ class _Build:
         storage: int | None = None,
     ) -> int:
         dtype, width = _dtype(data_type)
+        if dtype == "float32" and self.precision != dtype and kind == "intermediate":
+            dtype, width = self.precision, 2
         nbytes = int(prod(shape) * width)
         if storage is None:
             storage = len(self.storages)
@@ -149,11 +197,16 @@ class _Build:
     def _call(self, proto: Any) -> tuple[str, tuple[Any, ...]]:
         """The rules' name of an operator, and its arguments where the rule looks for them."""
         refs = tuple(Ref(self.ids[n]) if n in self.ids else None for n in proto.input)
+        if proto.domain == "paredown":
+            name, settings = OURS[proto.op_type]
+            return f"paredown::{name}", (*refs, *(_attribute(proto, s, None) for s in settings))
         special = SPECIAL.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
         if special is not None:
             return special(self, proto, refs)
-        if proto.op_type in VIEWS or proto.op_type == "Shape":
-            return "aten::view" if proto.op_type in VIEWS else "aten::size", refs
+        if self._is_view(proto):
+            return "aten::view", refs
+        if proto.op_type == "Shape":
+            return "aten::size", refs
         if proto.domain in ("", "ai.onnx") and proto.op_type in SAME:
             return f"aten::{SAME[proto.op_type]}", refs
         return f"onnx::{proto.op_type}", refs
@@ -273,7 +326,7 @@ def _shapes(
     from onnx import helper
 
     graph = model.graph
-    large = [i for i in graph.initializer if prod(i.dims) > SMALL]
+    large = [i for i in graph.initializer if prod(i.dims) > SMALL or not _has_values(i)]
     names = {i.name for i in graph.initializer}
     given = [
         helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, list(inputs[v.name]))
@@ -282,10 +335,11 @@ def _shapes(
     ]
     given += [helper.make_tensor_value_info(i.name, i.data_type, list(i.dims)) for i in large]
     outputs = [onnx.ValueInfoProto(name=o.name) for o in graph.output]
-    small = [i for i in graph.initializer if prod(i.dims) <= SMALL]
+    small = [i for i in graph.initializer if prod(i.dims) <= SMALL and _has_values(i)]
+    nodes, made = _standing_in(graph)
     bare = helper.make_model(
-        helper.make_graph(list(graph.node), "shapes", given, outputs, small),
-        opset_imports=list(model.opset_import),
+        helper.make_graph(nodes, "shapes", given + made, outputs, small),
+        opset_imports=[o for o in model.opset_import if o.domain != "paredown"],
     )
     inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     found: dict[str, tuple[tuple[int, ...], int]] = {}
@@ -295,3 +349,36 @@ def _shapes(
         if tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             found[v.name] = (tuple(d.dim_value for d in dims), tensor.elem_type)
     return found
+
+
+def _has_values(tensor: Any) -> bool:
+    """Whether a tensor carries its values, not its shape and type alone."""
+    fields = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    return prod(tensor.dims) == 0 or any(len(getattr(tensor, f)) for f in fields)
+
+
+def _standing_in(graph: Any) -> tuple[list[Any], list[Any]]:
+    """The nodes with `paredown` operators replaced by standard ones of equal shapes and types.
+
+    Weights in groups, which no standard operator unpacks, become inputs: the second list.
+    """
+    from onnx import TensorProto, helper
+
+    dims = {i.name: list(i.dims) for i in graph.initializer}
+    nodes: list[Any] = []
+    made: list[Any] = []
+    for node in graph.node:
+        if node.domain != "paredown":
+            nodes.append(node)
+        elif node.op_type == "DequantizeGroups":
+            shape = [dims[node.input[1]][0], _attribute(node, "columns", 0)]
+            info = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, shape)
+            made.append(info)
+        elif node.op_type == "DynamicQuantize":
+            nodes.append(helper.make_node("DynamicQuantizeLinear", node.input[:1], node.output))
+        else:
+            signed = _attribute(node, "qmin", 0) < 0
+            integer = TensorProto.INT8 if signed else TensorProto.UINT8
+            to = integer if node.op_type == "Quantize" else TensorProto.FLOAT
+            nodes.append(helper.make_node("Cast", node.input[:1], node.output, to=to))
+    return nodes, made

@@ -90,9 +90,12 @@ def translations() -> dict[Any, Any]:
     }
 
 
-def lower(model: Any) -> None:
-    """Replace our operators in an ``onnx_ir`` model in place."""
-    _Lowering(model).run()
+def lower(model: Any, *, products: bool = True) -> None:
+    """Replace our operators in an ``onnx_ir`` model in place.
+
+    Without ``products`` each becomes a standard operator of its own: the reference semantics.
+    """
+    _Lowering(model).run(products)
 
 
 class _Lowering:
@@ -104,8 +107,8 @@ class _Lowering:
         self.ir, self.model, self.graph = ir, model, model.graph
         self._constants: dict[tuple[Any, ...], Any] = {}
 
-    def run(self) -> None:
-        for node in list(self.graph):
+    def run(self, products: bool) -> None:
+        for node in list(self.graph) if products else ():
             if node.op_type in ("MatMul", "Gemm") and node.domain == "":
                 self._linear(node)
             elif node.op_type == "Conv" and node.domain == "":

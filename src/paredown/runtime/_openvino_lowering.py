@@ -7,6 +7,8 @@ dynamically quantized activation -> the activation itself (the plugin quantizes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,34 @@ def extensions() -> list[Any]:
         ConversionExtension("paredown.dequantize_groups.default", _dequantize_groups),
         ConversionExtension("paredown.embedding_groups.default", _embedding_groups),
     ]
+
+
+def onnx_extensions() -> list[Any]:
+    """The same conversions for our operators in an ONNX file, where settings are attributes."""
+    from openvino.frontend.onnx import ConversionExtension
+
+    def extension(op: str, convert: Callable[[Any], list[Any]], *settings: str) -> Any:
+        return ConversionExtension(op, "paredown", lambda c: convert(_OnnxCall(c, settings)))
+
+    return [
+        extension("Quantize", _quantize, "qmin", "qmax", "axis"),
+        extension("Dequantize", _dequantize, "axis"),
+        extension("DequantizeGroups", _dequantize_groups, "bits", "columns"),
+    ]
+
+
+@dataclass(frozen=True)
+class _OnnxCall:
+    """An ONNX node seen as a call of our operator: its settings stand behind its three inputs."""
+
+    context: Any
+    settings: tuple[str, ...]
+
+    def get_input(self, index: int) -> Any:
+        return self.context.get_input(index)
+
+    def get_values_from_const_input(self, index: int, _default: Any, _kind: Any) -> Any:
+        return self.context.get_attribute(self.settings[index - 3])
 
 
 def _cast_apart(graph: torch.fx.Graph, node: torch.fx.Node) -> None:

@@ -1,146 +1,285 @@
-"""A user's ``.onnx`` file as a workload: checked, with inputs made up, behind a module facade."""
+"""A user's ``.onnx`` file as a workload: its layers as modules, run by ONNX Runtime.
+
+Numeric techniques act on the layers (`onnx_layers`); whatever else needs a torch module refuses
+(`needs_torch`).
+"""
+
+# torch keeps its modules' tables private.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from paredown.errors import MissingExtra, NotApplicable, TargetError
+from paredown.errors import InputError, NotApplicable, TargetError
 from paredown.graph.graph import Graph
 from paredown.graph.onnx import from_onnx
 from paredown.runtime import tree
 from paredown.runtime.backend import Asked
 from paredown.runtime.call import Call, describe
-from paredown.runtime.export import first_line
-from paredown.workload import Workload
+from paredown.runtime.onnx_file import Port, external, ports, read
+from paredown.runtime.onnx_layers import install, take_apart
+from paredown.runtime.onnx_render import asked_of, lowered, render
+from paredown.workload import Workload, as_call
 
-FREE_DIMENSION = 1
-"""Size of a dimension the file leaves open (a batch, most often)."""
-
-_TORCH = {
-    "FLOAT": torch.float32,
-    "FLOAT16": torch.float16,
-    "DOUBLE": torch.float64,
-    "BFLOAT16": torch.bfloat16,
-    "INT8": torch.int8,
-    "UINT8": torch.uint8,
-    "INT16": torch.int16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "BOOL": torch.bool,
-}
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of the file: name, dtype, and shape with None where it is left open."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int | None, ...]
+OPEN_BATCH = 1
+"""Size of a first dimension that the file leaves open, when no example inputs say otherwise."""
 
 
 class OnnxModule(nn.Module):
-    """An ONNX file as a module of its inputs in order; run by ONNX Runtime with its defaults.
+    """An ONNX file as a module of its inputs in order, its layers below it by their nodes' names.
 
-    Returns one tensor, or a tuple of several. Its weights are not torch parameters: techniques that
-    rewrite torch modules answer "needs a torch module" (`needs_torch`).
+    As read it is run from the file itself, by ONNX Runtime with its defaults; once a technique has
+    changed a layer, as the reference that lowering is held against: quantize and dequantize
+    operators one by one, nothing fused. Returns one tensor, or a tuple of several. A batch other
+    than a fixed one of the file is cut into pieces.
     """
 
-    def __init__(self, path: Path, model: Any, inputs: list[Port], outputs: list[Port]) -> None:
+    own_backend: ClassVar[str] = "onnxruntime"
+
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path, self.inputs, self.outputs = path, inputs, outputs
-        self.model = model
-        self.input_names = [p.name for p in inputs]
-        self.threads = torch.get_num_threads()
-        self._session: Any = None
+        model = read(path)
+        constants = {i.name for i in model.graph.initializer}
+        self.path = path
+        self.takes = [p for p in ports(model.graph.input, path) if p.name not in constants]
+        self.gives = ports(model.graph.output, path)
+        if not self.takes:
+            raise TargetError(f"{path} has no inputs")
+        self.input_names = [p.name for p in self.takes]
+        self.precision = "float32"
+        """What its float operators compute in, where a backend can: a technique sets it."""
+        self.made_up = False
+        """Whether the example inputs are random numbers: nobody gave any."""
+        apart = take_apart(model)
+        self.skeleton = apart.skeleton
+        self._paths = tuple(apart.layers)
+        self._names = apart.names
+        install(self, apart.layers)
+        self._foreign = _quantized_by_others(model)
+        self._session: tuple[Any, _State] | None = None
+        self._born: _State | None = _State(self)
 
-    def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
-        """Run the file; inputs by position or by name."""
-        given = dict(zip([p.name for p in self.inputs], args, strict=False)) | kwargs
-        missing = [p.name for p in self.inputs if p.name not in given]
-        if missing or len(given) > len(self.inputs):
-            names = ", ".join(p.name for p in self.inputs)
-            raise TargetError(f"{self.path.name} takes the inputs {names}")
-        feeds = {k: v.detach().contiguous().numpy() for k, v in given.items()}
-        out = [torch.from_numpy(np.asarray(o)) for o in self.session.run(None, feeds)]
-        return out[0] if len(out) == 1 else tuple(out)
-
-    def own_graph(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
-        """The file's operators on inputs of these shapes (`graph.capture` asks for it)."""
-        shapes = {p.name: list(t.shape) for p, t in zip(self.inputs, inputs, strict=True)}
-        return from_onnx(self.model, shapes)
+    def layers(self) -> dict[str, nn.Module]:
+        """The layers as they are now, by path."""
+        return {path: self.get_submodule(path) for path in self._paths}
 
     @property
-    def session(self) -> Any:
-        """The ONNX Runtime session, opened on first use with the threads torch has then."""
-        from paredown.runtime.onnxruntime import session
+    def changed(self) -> bool:
+        """Whether any layer differs from the file's."""
+        return self._born is None or self._born != _State(self)
 
-        if self._session is None or self.threads != torch.get_num_threads():
-            self.threads = torch.get_num_threads()
-            self._session = session(self.path, self.threads)
-        return self._session
+    def stored_bytes(self) -> int:
+        """Bytes of the file and of its external weights."""
+        from onnx import load
+
+        beside = external(load(str(self.path), load_external_data=False), self.path)
+        files = [self.path, *(self.path.parent / name for name in beside)]
+        return sum(f.stat().st_size for f in files)
+
+    def render(self, **how: bool) -> Any:
+        """The model as its layers are now, as a ``ModelProto`` with `paredown` operators."""
+        return render(self.skeleton, self.layers(), **how)
+
+    def own_graph(self, inputs: Sequence[Any], kwargs: dict[str, Any] | None = None) -> Graph:
+        """The file's operators on inputs of these shapes (`graph.capture` asks for it)."""
+        given = self._named(inputs, kwargs or {})
+        shapes = {name: list(t.shape) for name, t in given.items()}
+        graph = from_onnx(self.render(values=False), shapes, self._paths, self.precision)
+        if self.made_up:
+            graph.notes.append(
+                "its inputs are random numbers of the declared shapes, and so is what ranges and "
+                "fidelity are taken on: give example inputs or calibration data"
+            )
+        return graph
+
+    def asked(self) -> dict[str, Asked]:
+        """What its layers ask of the numbers; a file that came quantized asks as a whole."""
+        if self._foreign and not self.changed:
+            return {"": Asked("int8", "static")}
+        return asked_of(self.layers(), self.precision)
+
+    def sites(self) -> dict[str, str]:
+        """Names that a runtime may give a layer's node -> the layer's path.
+
+        A node fused with what follows it goes by the name of that.
+        """
+        nodes = self.skeleton.graph.node
+        reads: dict[str, list[Any]] = {}
+        for node in nodes:
+            for name in node.input:
+                reads.setdefault(name, []).append(node)
+        made = {name for node in nodes for name in node.output}
+        found: dict[str, str] = {}
+        for node in nodes:
+            at = node if node.name in self._paths else None
+            while at is not None:
+                found |= dict.fromkeys([at.name, *at.output], node.name)
+                users = reads.get(at.output[0], [])
+                at = users[0] if len(users) == 1 and _fuses(users[0], made) else None
+        named = {name: path for name, path in self._names.items() if path in self._paths}
+        return {**found, **named, **{path: path for path in self._paths}}
+
+    def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
+        """Run it; inputs by position or by name, in the file's dtypes."""
+        given = self._named(args, kwargs)
+        watched = [p for p, m in self.layers().items() if m._forward_pre_hooks or m._forward_hooks]
+        batch, count = self._batch(given)
+        pieces = [
+            self._run(_part(given, start, batch, count), watched)
+            for start in range(0, count or 1, batch or 1)
+        ]
+        out = pieces[0] if len(pieces) == 1 and batch == count else _joined(pieces, batch, count)
+        return out[0] if len(out) == 1 else tuple(out)
+
+    def _run(self, given: dict[str, torch.Tensor], watched: list[str]) -> list[torch.Tensor]:
+        feeds = {k: v.detach().contiguous().numpy() for k, v in given.items()}
+        found = self._opened(tuple(watched)).run(None, feeds)
+        out = [torch.from_numpy(np.asarray(o)) for o in found]
+        for path, value in zip(watched, out[len(self.gives) :], strict=True):
+            self.get_submodule(path)(value)
+        return out[: len(self.gives)]
+
+    def _opened(self, watched: tuple[str, ...]) -> Any:
+        """The session of the layers as they are, on the threads torch has now, kept for reuse."""
+        from paredown.runtime.onnxruntime import serialised, session
+
+        threads, changed = torch.get_num_threads(), self.changed
+        key = _State(self, threads, watched)
+        if self._session is None or self._session[1] != key:
+            if changed or watched:
+                model = self.render()
+                _watch(model.graph, watched)
+                source = serialised(lowered(model, products=False))
+                found = session(source, threads, plain=changed)
+            else:
+                found = session(self.path, threads)
+            self._session = (found, key)
+        return self._session[0]
+
+    def _named(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        given = dict(zip(self.input_names, args, strict=False)) | kwargs
+        if set(given) != set(self.input_names) or len(args) > len(self.input_names):
+            raise InputError(f"{self.path.name} takes the inputs {', '.join(self.input_names)}")
+        for port in self.takes:
+            t: Any = given[port.name]
+            if not isinstance(t, torch.Tensor) or t.dtype != port.dtype:
+                got = getattr(t, "dtype", type(t).__name__)
+                raise InputError(
+                    f"{self.path.name}: input {port.name!r} is {_short(port.dtype)}, got "
+                    f"{_short(got)}"
+                )
+        return {name: given[name] for name in self.input_names}
+
+    def _batch(self, given: dict[str, torch.Tensor]) -> tuple[int, int]:
+        """The batch that the file fixes and that of a call; equal when there is nothing to cut."""
+        fixed = {p.shape[0] for p in self.takes if p.shape}
+        counts = {t.shape[0] for t in given.values() if t.ndim}
+        if len(fixed) != 1 or len(counts) != 1 or None in fixed:
+            return 1, 1
+        (batch,), (count,) = fixed, counts
+        return (batch, count) if batch and count and batch != count else (1, 1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxModule:
-        """A copy shares the file and its weights, which nothing changes."""
-        return OnnxModule(self.path, self.model, self.inputs, self.outputs)
+        """A copy with layers of its own; the file and the skeleton are shared, nothing changes
+        them.
+        """
+        new = OnnxModule.__new__(OnnxModule)
+        memo[id(self)] = new
+        shared = {"skeleton": self.skeleton, "_session": None, "_born": None}
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = shared[name] if name in shared else copy.deepcopy(value, memo)
+        new._born = None if self.changed else _State(new)
+        return new
+
+    def __reduce__(self) -> Any:
+        """Sent to another process as its path; only while it is as read."""
+        if self.changed:
+            raise TypeError(f"{self.path} was changed by a technique: it is saved, not pickled")
+        return _read_again, (self.path, self.made_up)
 
 
-def onnx_workload(path: Path) -> Workload:
-    """A workload of an ONNX file, inputs made up from its declared shapes (open ones become 1).
+def _read_again(path: Path, made_up: bool) -> OnnxModule:
+    module = OnnxModule(path).eval()
+    module.made_up = made_up
+    return module
 
-    Raises ``TargetError`` in one line for a file that is missing, truncated or invalid, or whose
-    inputs are not tensors; ``MissingExtra`` without onnx.
+
+class _State:
+    """What tells one set of layers from another: their tensors themselves, classes, precision.
+
+    A rewrite replaces tensors and never writes into them, so the same objects are the same values.
     """
-    model = read(path)
-    inputs, outputs = ports(model.graph.input, path), ports(model.graph.output, path)
-    constants = {i.name for i in model.graph.initializer}
-    inputs = [p for p in inputs if p.name not in constants]
-    if not inputs:
-        raise TargetError(f"{path} has no inputs")
-    generator = torch.Generator().manual_seed(0)
-    example = tuple(_example(p, generator) for p in inputs)
-    return Workload(OnnxModule(path, model, inputs, outputs).eval(), example, name=path.stem)
+
+    def __init__(self, module: OnnxModule, *more: Any) -> None:
+        self.held = [*module.parameters(), *module.buffers()]
+        self.plain = (
+            module.precision,
+            [type(m).__name__ for m in module.layers().values()],
+            more,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _State)
+            and self.plain == other.plain
+            and len(self.held) == len(other.held)
+            and all(a is b for a, b in zip(self.held, other.held, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-def read(path: Path) -> Any:
-    """The checked ``onnx.ModelProto`` with shapes inferred where they can be."""
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtra("onnx", "onnx", "reading an .onnx file") from None
-    if not path.is_file():
-        raise TargetError(f"{path}: no such file")
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(str(path))
-    except Exception as e:
-        raise TargetError(f"{path} is not a valid ONNX file: {first_line(e)}") from None
-    if not model.graph.node:
-        raise TargetError(f"{path} is not a valid ONNX file: it holds no operators")
-    return onnx.shape_inference.infer_shapes(model)
+def onnx_workload(
+    path: str | Path, inputs: Any = None, kwargs: dict[str, Any] | None = None, **fields: Any
+) -> Workload:
+    """A workload of an ONNX file; ``fields`` are `Workload`'s: ``evaluate``, ``calibration`` ...
+
+    ``inputs`` (a tensor, a tuple, or a dict by the file's names) fix every shape. Left out, random
+    ones are made from the declared shapes, an open batch being 1. Raises ``TargetError`` in one
+    line for a file that is missing, truncated or invalid, whose inputs are not tensors, or that
+    leaves other dimensions than the batch open; ``MissingExtra`` without onnx.
+    """
+    path = Path(path)
+    model = OnnxModule(path).eval()
+    if inputs is None and not kwargs:
+        args: tuple[Any, ...] = _example(model.takes, path)
+        model.made_up, by_name = "calibration" not in fields, {}
+    else:
+        args, by_name = as_call(inputs) if inputs is not None else ((), {})
+    by_name |= kwargs or {}
+    return Workload(model, args, by_name, **{"name": path.stem, **fields})
 
 
-def ports(values: Any, path: Path) -> list[Port]:
-    """Inputs or outputs of a graph. Raises ``TargetError`` for one that is no tensor."""
-    import onnx
-
-    found: list[Port] = []
-    for value in values:
-        if not value.type.HasField("tensor_type"):
-            raise TargetError(f"{path}: {value.name!r} is not a tensor")
-        tensor = value.type.tensor_type
-        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        if dtype not in _TORCH:
-            raise TargetError(f"{path}: {value.name!r} is {dtype}, which torch does not know")
-        dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-        found.append(Port(value.name, _TORCH[dtype], dims))
-    return found
+def from_reference(text: str) -> Workload:
+    """The workload of ``model.onnx`` or ``model.onnx?NAME=1x3x224x224,...`` (input shapes)."""
+    file, _, query = text.partition("?")
+    shapes: dict[str, list[int]] = {}
+    for pair in filter(None, query.replace("&", ",").split(",")):
+        name, eq, dims = pair.partition("=")
+        try:
+            shapes[name] = [int(d) for d in dims.split("x")] if dims else []
+        except ValueError:
+            eq = ""
+        if not eq or any(d < 1 for d in shapes.get(name, [])):
+            raise TargetError(f"{text}: malformed shape {pair!r}, write {file}?NAME=1x3x224x224")
+    if not shapes:
+        return onnx_workload(file)
+    model = OnnxModule(Path(file)).eval()
+    unknown = set(shapes) - set(model.input_names)
+    if unknown:
+        known = ", ".join(model.input_names)
+        raise TargetError(f"{file} has no input {sorted(unknown)[0]!r}; it has {known}")
+    sized = [_sized(p, shapes.get(p.name), file) for p in model.takes]
+    model.made_up = True
+    return Workload(model, _example(sized, Path(file)), name=Path(file).stem)
 
 
 def described(workload: Workload) -> tuple[Call, list[torch.Tensor], dict[str, Asked]]:
@@ -149,9 +288,7 @@ def described(workload: Workload) -> tuple[Call, list[torch.Tensor], dict[str, A
     call, examples = describe(module, workload.inputs, workload.kwargs)
     leaves: list[torch.Tensor] = []
     call.output = tree.flatten(workload.call(), leaves, call.classes)
-    kinds = {n.op_type for n in module.model.graph.node}
-    quantized = bool(kinds & {"QLinearConv", "QLinearMatMul", "QuantizeLinear", "MatMulInteger"})
-    return call, examples, {"": Asked("int8", "static")} if quantized else {}
+    return call, examples, module.asked()
 
 
 def needs_torch(workload: Workload) -> str | None:
@@ -167,9 +304,106 @@ def refuse_onnx(workload: Workload) -> None:
         raise NotApplicable(why)
 
 
-def _example(port: Port, generator: torch.Generator) -> torch.Tensor:
+def _example(takes: list[Port], path: Path) -> tuple[torch.Tensor, ...]:
     """Normal floats; zeros and ones for integers, which any table has."""
-    shape = [FREE_DIMENSION if d is None else d for d in port.shape]
-    if port.dtype.is_floating_point:
-        return torch.randn(shape, generator=generator).to(port.dtype)
-    return torch.randint(0, 2, shape, generator=generator).to(port.dtype)
+    generator = torch.Generator().manual_seed(0)
+    out: list[torch.Tensor] = []
+    for port in takes:
+        open_ = [i for i, d in enumerate(port.shape) if d is None and i > 0]
+        if open_:
+            named = ", ".join(port.labels[i] or f"number {i}" for i in open_)
+            shape = "x".join(str(OPEN_BATCH if d is None else d) for d in port.shape)
+            raise TargetError(
+                f"{path} leaves dimension {named} of input {port.name!r} open: give its shape, as "
+                f"in '{path}?{port.name}={shape}', or example inputs: "
+                f"onnx_workload({str(path)!r}, inputs)"
+            )
+        shape = [OPEN_BATCH if d is None else d for d in port.shape]
+        if port.dtype.is_floating_point:
+            out.append(torch.randn(shape, generator=generator).to(port.dtype))
+        else:
+            out.append(torch.randint(0, 2, shape, generator=generator).to(port.dtype))
+    return tuple(out)
+
+
+def _sized(port: Port, shape: list[int] | None, file: str) -> Port:
+    """A port with the shape that was asked for; it must agree with what the file fixes."""
+    if shape is None:
+        return port
+    agrees = len(shape) == len(port.shape) and all(
+        d in (None, s) for d, s in zip(port.shape, shape, strict=True)
+    )
+    if not agrees:
+        fixed = "x".join("?" if d is None else str(d) for d in port.shape)
+        raise TargetError(
+            f"{file}: input {port.name!r} is {fixed}, not {'x'.join(map(str, shape))}"
+        )
+    return Port(port.name, port.dtype, tuple(shape), port.labels)
+
+
+def _watch(graph: Any, paths: Sequence[str]) -> None:
+    """Make the inputs of some layers outputs of the model as well."""
+    from onnx import ValueInfoProto
+
+    nodes = {n.name: n for n in graph.node}
+    for path in paths:
+        # An output may stand only once, and never for an input itself: a copy has its own name.
+        copied = graph.node.add()
+        copied.op_type, copied.name = "Identity", f"{path}/watch"
+        copied.input.append(nodes[path].input[0])
+        copied.output.append(f"{path}/watched")
+        graph.output.append(ValueInfoProto(name=copied.output[0]))
+
+
+def _part(
+    given: dict[str, torch.Tensor], start: int, batch: int, count: int
+) -> dict[str, torch.Tensor]:
+    """One piece of a call, padded with its last sample to the file's batch."""
+    if batch == count:
+        return given
+    out: dict[str, torch.Tensor] = {}
+    for name, t in given.items():
+        part = t[start : start + batch]
+        lack = batch - part.shape[0]
+        pad = [part[-1:].expand(lack, *part.shape[1:])] if lack else []
+        out[name] = torch.cat([part, *pad])
+    return out
+
+
+def _joined(pieces: list[list[torch.Tensor]], batch: int, count: int) -> list[torch.Tensor]:
+    """The outputs of all pieces, those of the padding dropped."""
+    out: list[torch.Tensor] = []
+    for parts in zip(*pieces, strict=True):
+        if not parts[0].ndim or parts[0].shape[0] != batch:
+            raise InputError(f"an output mixes the batch: call the file with its batch of {batch}")
+        out.append(torch.cat(parts)[:count])
+    return out
+
+
+_FUSED = frozenset(
+    {"Add", "BatchNormalization", "Clip", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
+)
+
+
+def _fuses(node: Any, made: set[str]) -> bool:
+    """Whether a runtime may fuse a node into the layer before it: all else it reads is constant."""
+    return node.op_type in _FUSED and sum(name in made for name in node.input) == 1
+
+
+def _quantized_by_others(model: Any) -> bool:
+    kinds = {n.op_type for n in model.graph.node}
+    return bool(kinds & {"QLinearConv", "QLinearMatMul", "QuantizeLinear", "MatMulInteger"})
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+__all__ = [
+    "OnnxModule",
+    "described",
+    "from_reference",
+    "needs_torch",
+    "onnx_workload",
+    "refuse_onnx",
+]

@@ -17,7 +17,9 @@ from paredown.runtime._quiet import quiet
 from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.export import Exported, export, first_line
+from paredown.runtime.onnx_file import external
 from paredown.runtime.onnx_model import OnnxModule, described
+from paredown.runtime.onnx_render import lowered
 from paredown.workload import Workload
 
 INT8_PRODUCTS = frozenset(
@@ -57,12 +59,19 @@ class OnnxExecutable(Executable):
     backend = "onnxruntime"
 
     def __init__(
-        self, source: Any, call: Call, asked: dict[str, Asked], sites: dict[str, str], threads: int
+        self,
+        source: Any,
+        call: Call,
+        asked: dict[str, Asked],
+        sites: dict[str, str],
+        threads: int,
+        *,
+        fold: bool = False,
     ) -> None:
         self.source, self.call, self.asked, self.sites = source, call, asked, sites
-        self.threads = threads
+        self.threads, self.fold = threads, fold
         start = time.perf_counter()
-        self.session = session(source, threads)
+        self.session = session(source, threads, fold=fold)
         self.compile_s = time.perf_counter() - start
         self._inputs = [i.name for i in self.session.get_inputs()]
         self._outputs = [o.name for o in self.session.get_outputs()]
@@ -107,6 +116,7 @@ class OnnxExecutable(Executable):
             "call": self.call.to_json(),
             "asked": {site: a.to_json() for site, a in self.asked.items()},
             "sites": self.sites,
+            "fold": self.fold,
         }
         (folder / "call.json").write_text(json.dumps(meta), encoding="utf-8")
         return files
@@ -117,7 +127,7 @@ class OnnxExecutable(Executable):
 
     def _graph(self) -> tuple[list[dict[str, Any]], int]:
         if self._optimized is None:
-            self._optimized = _optimized(self.source, self.threads)
+            self._optimized = _optimized(self.source, self.threads, self.fold)
         return self._optimized
 
     def _site(self, name: str) -> str:
@@ -136,6 +146,8 @@ class OnnxExecutable(Executable):
             return "its output is not quantized again: ONNX Runtime has no such int8 convolution"
         if asked.compute != "float32":
             return f"asked for {asked.compute}, ONNX Runtime kept a float product here"
+        if asked.weight and self.fold:
+            return "its weight is dequantized as the model is loaded: fewer bytes on disk alone"
         if asked.weight:
             return "no operator takes weights so grouped: they are dequantized on every run"
         return None
@@ -160,6 +172,10 @@ class OnnxRuntime(Backend):
         """Forward runs in float32 (and quantized forms): its CPU kernels know no bf16 or fp16."""
         if workload.run != "forward":
             return [f"onnxruntime runs `forward`, not {workload.run!r}"]
+        if isinstance(workload.model, OnnxModule):
+            asked = workload.model.precision
+            half = f"onnxruntime's CPU kernels do not compute in {asked}"
+            return [] if asked == "float32" else [half]
         tensors = [*workload.model.named_parameters(), *workload.model.named_buffers()]
         low = sorted({str(t.dtype).removeprefix("torch.") for _, t in tensors if t.dtype in _HALF})
         if low:
@@ -173,8 +189,7 @@ class OnnxRuntime(Backend):
         if reasons := self.supports(workload, None):
             raise LoweringError(reasons[0])
         if isinstance(workload.model, OnnxModule):
-            call, _, asked = described(workload)
-            return OnnxExecutable(workload.model.path, call, asked, {}, threads)
+            return self._lower_file(workload, threads)
         try:
             exported = export(workload)
         except CaptureError as e:
@@ -186,6 +201,24 @@ class OnnxRuntime(Backend):
         out.compile_s += converting
         return out
 
+    def _lower_file(self, workload: Workload, threads: int) -> OnnxExecutable:
+        """An ONNX file as it is while nothing changed it, else put together from its layers."""
+        module: Any = workload.model
+        call, _, asked = described(workload)
+        start = time.perf_counter()
+        source: Any = module.path
+        if module.changed:
+            source = serialised(lowered(module.render()))
+        rendering = time.perf_counter() - start
+        sites = module.sites()
+        # Weights without quantized inputs need no integer operator: dequantize them once.
+        fold = any(a.weight for a in asked.values()) and not any(
+            a.activation for a in asked.values()
+        )
+        out = OnnxExecutable(source, call, asked, sites, threads, fold=fold)
+        out.compile_s += rendering
+        return out
+
     def load(
         self, folder: Path, *, threads: int, workload: Workload | None = None
     ) -> OnnxExecutable:
@@ -195,9 +228,10 @@ class OnnxRuntime(Backend):
             meta = json.loads((folder / "call.json").read_text(encoding="utf-8"))
             asked = {site: Asked(**a) for site, a in meta["asked"].items()}
             sites, call = dict(meta["sites"]), Call.from_json(meta["call"])
+            fold = bool(meta.get("fold", False))
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise ArtefactError(f"{folder} holds no readable onnx model: {first_line(e)}") from e
-        return OnnxExecutable(folder / "model.onnx", call, asked, sites, threads)
+        return OnnxExecutable(folder / "model.onnx", call, asked, sites, threads, fold=fold)
 
 
 def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
@@ -218,7 +252,7 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
     model: Any = program.model  # type: ignore[union-attr]
     table.lower(model)
     sites = _name_nodes(model)
-    return _serialise(model), sites
+    return serialised(model), sites
 
 
 def _settle_layouts(program: torch.export.ExportedProgram) -> None:
@@ -243,13 +277,28 @@ def _settle_layouts(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def session(source: Any, threads: int, optimized: Path | None = None) -> Any:
-    """A CPU session with fixed threads. Raises ``LoweringError`` with ONNX Runtime's own words."""
+def session(
+    source: Any,
+    threads: int,
+    optimized: Path | None = None,
+    *,
+    plain: bool = False,
+    fold: bool = False,
+) -> Any:
+    """A CPU session with fixed threads. Raises ``LoweringError`` with ONNX Runtime's own words.
+
+    ``plain`` runs every operator as it stands, nothing fused. ``fold`` dequantizes weights once, as
+    the session is opened, which ONNX Runtime otherwise does on every run.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if fold:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
@@ -288,7 +337,8 @@ def _name_nodes(model: Any) -> dict[str, str]:
     return sites
 
 
-def _serialise(model: Any) -> Any:
+def serialised(model: Any) -> Any:
+    """An ``onnx_ir`` model as bytes, or the path of a file in a temporary folder when large."""
     import onnx_ir as ir
 
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values())
@@ -302,7 +352,9 @@ def _serialise(model: Any) -> Any:
 def _copy(source: Path, folder: Path) -> list[Path]:
     import shutil
 
-    beside = _external(source)
+    import onnx
+
+    beside = external(onnx.load(str(source), load_external_data=False), source)
     shutil.copyfile(source, folder / "model.onnx")
     for name in beside:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -310,21 +362,7 @@ def _copy(source: Path, folder: Path) -> list[Path]:
     return [Path(name) for name in beside]
 
 
-def _external(source: Path) -> list[str]:
-    """Files of external data that a model names, all inside its folder."""
-    import onnx
-
-    model = onnx.load(str(source), load_external_data=False)
-    names = {
-        e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"
-    }
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise LoweringError(f"{source} keeps weights outside its folder: {name}")
-    return sorted(names)
-
-
-def _optimized(source: Any, threads: int) -> tuple[list[dict[str, Any]], int]:
+def _optimized(source: Any, threads: int, fold: bool) -> tuple[list[dict[str, Any]], int]:
     """The graph after ONNX Runtime's own optimizations.
 
     Name, op and type of a constant weight of each node, and the bytes of all constants.
@@ -333,7 +371,7 @@ def _optimized(source: Any, threads: int) -> tuple[list[dict[str, Any]], int]:
 
     with tempfile.TemporaryDirectory(prefix="paredown-onnx-") as folder:
         path = Path(folder) / "optimized.onnx"
-        session(source, threads, path)
+        session(source, threads, path, fold=fold)
         model = onnx.load(str(path), load_external_data=False)
     size = sum(_tensor_bytes(i) for i in model.graph.initializer)
     types = {i.name: onnx.TensorProto.DataType.Name(i.data_type) for i in model.graph.initializer}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.export import Exported, export, first_line, module_of
 from paredown.runtime.onnx_model import OnnxModule, described
+from paredown.runtime.onnxruntime import EXTERNAL_BYTES
 from paredown.workload import Workload
 
 PRECISIONS = {
@@ -234,16 +236,30 @@ class OpenVino(Backend):
         return out
 
     def _lower_file(self, workload: Workload, threads: int) -> OpenVinoExecutable:
-        """An ONNX file through OpenVINO's own reader, shapes fixed to the example's."""
+        """An ONNX file, put together from its layers, through OpenVINO's own reader.
+
+        Shapes are fixed to the example's.
+        """
+        from paredown.runtime import _openvino_lowering as table
+
+        ov = _openvino()
+        module: Any = workload.model
         call, examples, asked = described(workload)
         start = time.perf_counter()
+        core = ov.Core()
+        for extension in table.onnx_extensions():
+            core.add_extension(extension)
         try:
-            model = _openvino().convert_model(str(workload.model.path))
+            with quiet():
+                model = core.read_model(_written(module.render(dynamic=False)))
             model.reshape({i: _partial(t) for i, t in enumerate(examples)})
+            if module.precision == "bfloat16":
+                table.narrow(model)
         except Exception as e:
             raise LoweringError(f"openvino cannot read {workload.name}: {_reason(e)}") from e
-        out = OpenVinoExecutable(model, call, asked, {}, threads)
-        out.compile_s = time.perf_counter() - start
+        reading = time.perf_counter() - start
+        out = OpenVinoExecutable(model, call, asked, module.sites(), threads)
+        out.compile_s += reading
         return out
 
     def load(
@@ -261,6 +277,17 @@ class OpenVino(Backend):
                 f"{folder} holds no readable openvino model: {first_line(e)}"
             ) from e
         return OpenVinoExecutable(model, Call.from_json(meta["call"]), asked, sites, threads)
+
+
+def _written(model: Any) -> Any:
+    """A ``ModelProto`` as OpenVINO reads it: bytes, or a file beside its weights when large."""
+    import onnx
+
+    if sum(len(t.raw_data) for t in model.graph.initializer) < EXTERNAL_BYTES:
+        return model.SerializeToString()
+    path = Path(tempfile.mkdtemp(prefix="paredown-onnx-")) / "model.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="model.onnx.data")
+    return str(path)
 
 
 def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
@@ -403,7 +430,7 @@ class _Layer:
         info = _runtime_info(node)
         self.node, self.kind = node, info["layerType"]
         full = info["originalLayersNames"].split(",")
-        self.names = [n.partition("/")[0] for n in full]
+        self.names = list(dict.fromkeys([*full, *(n.partition("/")[0] for n in full)]))
         # Small products are compiled into a subgraph with their neighbours.
         self.matrix = self.kind in MATRIX_LAYERS or (
             self.kind == "Subgraph" and any(n.rpartition("/")[2] in MATRIX_LAYERS for n in full)

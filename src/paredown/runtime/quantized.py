@@ -265,6 +265,58 @@ class WeightOnlyLinear(_Grouped):
 
 
 @form
+class WeightOnlyConv(nn.Module):
+    """Convolution with packed int8 weights, one scale per output channel, float arithmetic."""
+
+    weight: nn.Parameter
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(
+        self,
+        weight_shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...] | str,
+        dilation: tuple[int, ...],
+        groups: int = 1,
+        bias: str | None = "float32",
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        shape = tuple(weight_shape)
+        if len(shape) - 2 not in _CONV:
+            raise InputError(f"WeightOnlyConv takes 1 to 3 spatial dimensions, got weight {shape}")
+        self.stride, self.dilation, self.groups = tuple(stride), tuple(dilation), groups
+        self.padding = padding if isinstance(padding, str) else tuple(padding)
+        self.weight = _packed(shape, torch.int8, device)
+        self.register_buffer("scale", torch.empty(shape[0], device=device))
+        self.register_buffer("zero", torch.zeros(1, dtype=torch.int32, device=device))
+        self.bias = _bias(shape[0], bias, device)
+
+    def config(self) -> dict[str, Any]:
+        """What `from_config` rebuilds the structure from."""
+        return {
+            "weight_shape": list(self.weight.shape),
+            "stride": list(self.stride),
+            "padding": self.padding if isinstance(self.padding, str) else list(self.padding),
+            "dilation": list(self.dilation),
+            "groups": self.groups,
+            "bias": _dtype_of(self.bias),
+        }
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Dequantize the weight to the input's dtype, then a float convolution."""
+        w = ops.dequantize(self.weight, self.scale, self.zero, 0, input.dtype)
+        conv: Any = _CONV[self.weight.ndim - 2]
+        bias = _like(self.bias, input)
+        return conv(input, w, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """Shape and geometry."""
+        return f"{tuple(self.weight.shape)}, stride={self.stride}, groups={self.groups}"
+
+
+@form
 class WeightOnlyEmbedding(_Grouped):
     """Embedding over packed 8- or 4-bit rows: only rows asked for are dequantized, to ``dtype``."""
 
@@ -309,7 +361,7 @@ class WeightOnlyEmbedding(_Grouped):
         return f"{shape}, bits={self.bits}, group_size={self.group_size}"
 
 
-INTEGER: tuple[type[nn.Module], ...] = (_Static, DynamicLinear, _Grouped)
+INTEGER: tuple[type[nn.Module], ...] = (_Static, DynamicLinear, _Grouped, WeightOnlyConv)
 """Every form with packed weights; its scales stay float32 whatever the model computes in."""
 
 

@@ -23,8 +23,10 @@ import torch
 from torch import nn
 
 from paredown.editing import Editor
-from paredown.errors import CaptureError
+from paredown.errors import CaptureError, NotApplicable
 from paredown.graph.graph import Graph
+from paredown.runtime.onnx_layers import OnnxLayer
+from paredown.runtime.onnx_model import OnnxModule
 from paredown.runtime.quantized import INTEGER
 from paredown.technique import Change, Decisions, Lowers, Rewrite, Sites, Stage, Touches
 from paredown.techniques.quantize.common import Usage, dtype_name, gather, paths
@@ -53,12 +55,15 @@ class BF16(Rewrite):
     )
     lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
     maturity: ClassVar[Any] = "stable"
+    onnx: ClassVar[bool] = True
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Modules that own float32 parameters, ``path:dtype``; refused when a dry run fails.
 
         Modules that can only change together (tied, or read from outside) are one site.
         """
+        if isinstance(workload.model, OnnxModule):
+            return _onnx_sites(workload)
         plan = _Plan(workload, graph)
         found = gather(workload, "dtype", plan.judge)
         if not found.ok or graph.source is None:
@@ -79,6 +84,8 @@ class BF16(Rewrite):
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same from a graph at hand."""
+        if isinstance(workload.model, OnnxModule):
+            return Decisions({"weights": [p for _, p in paths(workload, sites.ok)]})
         plan = _Plan(workload, graph)
         chosen = {path for _, path in paths(workload, sites.ok)}
         full = plan.left_out(chosen)
@@ -87,12 +94,43 @@ class BF16(Rewrite):
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """One cast around each module that stays in float32, one around the model."""
         edit = Editor(workload)
+        if isinstance(workload.model, OnnxModule):
+            return self._onnx(edit, sites, decisions)
         for path in decisions.values["float32"]:
             edit.attach(path, "cast", {"inside": "float32", "outside": "bfloat16"})
         weights = decisions.values["weights"]
         around = {"inside": "bfloat16", "outside": "float32", "weights": weights}
         edit.attach("", "cast", around)
         return edit.change(self, sites.ok, decisions)
+
+    def _onnx(self, edit: Editor, sites: Sites, decisions: Decisions) -> Change:
+        """An ONNX file: weights rounded to bf16, and the runtime told to compute in it."""
+        spared = [s for s in _onnx_sites(edit.workload).ok if s not in sites.ok]
+        if spared:
+            raise NotApplicable(
+                f"a runtime computes an ONNX file in bf16 whole: {spared[0]} cannot be left out"
+            )
+        edit.attr("", "precision", "bfloat16")
+        for path in decisions.values["weights"]:
+            module: Any = edit.model.get_submodule(path)
+            edit.tensor(path, "weight", module.weight.detach().to(torch.bfloat16))
+        return edit.change(self, sites.ok, decisions)
+
+
+def _onnx_sites(workload: Workload) -> Sites:
+    """Every float32 layer of an ONNX file, ``path:dtype``; all of them or none."""
+
+    def judge(path: str, module: nn.Module) -> str | bool | None:
+        if not isinstance(module, OnnxLayer):
+            return False
+        if module.refusal is not None:
+            return module.refusal
+        weight = module.weight
+        if weight is not None and weight.dtype == torch.float32:
+            return None
+        return f"its weights are {dtype_name(weight)}, not float32"
+
+    return gather(workload, "dtype", judge)
 
 
 class _Plan:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.graph.graph import Graph, Node
+from paredown.runtime.onnx_layers import OnnxLayer
 from paredown.technique import Sites
 from paredown.workload import Workload
 
@@ -41,6 +42,8 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def kind_of(module: nn.Module) -> Kind | None:
     """What a module computes with its ``weight``, None when no numeric technique knows it."""
+    if isinstance(module, OnnxLayer):
+        return module.kind
     if is_conv1d(module):
         return "linear"
     return next((kind for cls, kind in _KINDS if isinstance(module, cls)), None)
@@ -122,6 +125,8 @@ class Usage:
 
         The captured run decides: the weight must be read, and by this very module only.
         """
+        if isinstance(module, OnnxLayer) and module.refusal:
+            return module.refusal
         weight = module._parameters.get("weight")
         if weight is None:
             return "its weight is computed (a parametrization or weight norm): bake it in first"
@@ -147,6 +152,8 @@ class Usage:
 
 
 def _plain_forward(module: nn.Module) -> bool:
+    if isinstance(module, OnnxLayer):
+        return True
     base = next(cls for cls, _ in _KINDS if isinstance(module, cls))
     return type(module).forward is base.forward or (
         base is nn.modules.conv._ConvTransposeNd

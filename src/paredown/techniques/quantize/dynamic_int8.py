@@ -42,6 +42,7 @@ class DynamicInt8(Rewrite):
     )
     lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
     maturity: ClassVar[Any] = "trial"
+    onnx: ClassVar[bool] = True
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears and ``Conv1D``, ``path:weight``."""

@@ -45,7 +45,6 @@ from paredown.techniques.quantize.common import (
     affine_range,
     dtype_name,
     gather,
-    is_conv1d,
     kind_of,
     matrix,
     paths,
@@ -75,6 +74,7 @@ class StaticInt8(Rewrite):
     )
     lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
     maturity: ClassVar[Any] = "stable"
+    onnx: ClassVar[bool] = True
 
     percentile: Annotated[float, Choice(100.0, 99.99, 99.9), "percent kept at either end"] = 99.99
     symmetric: Annotated[
@@ -141,7 +141,7 @@ class StaticInt8(Rewrite):
         """The quantized form of a float linear, ``Conv1D`` or convolution."""
         weight = matrix(old)
         bias, device = dtype_name(old.bias), weight.device
-        if isinstance(old, nn.Linear) or is_conv1d(old):
+        if kind_of(old) == "linear":
             rows, columns = weight.shape
             new: Any = QuantLinear(columns, rows, bias, self.per_channel, device)
         else:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from paredown.editing import Editor
 from paredown.errors import InputError
 from paredown.graph.graph import Graph
+from paredown.runtime.onnx_layers import OnnxConv
 from paredown.runtime.ops import pack_int4
-from paredown.runtime.quantized import WeightOnlyEmbedding, WeightOnlyLinear
+from paredown.runtime.quantized import WeightOnlyConv, WeightOnlyEmbedding, WeightOnlyLinear
 from paredown.technique import Change, Choice, Decisions, Lowers, Rewrite, Sites, Stage, Touches
 from paredown.techniques.quantize.common import (
     Usage,
@@ -32,6 +33,7 @@ from paredown.techniques.quantize.common import (
     kind_of,
     matrix,
     paths,
+    symmetric,
 )
 from paredown.workload import Workload
 
@@ -49,6 +51,7 @@ class WeightOnly(Rewrite):
     touches: ClassVar[frozenset[Touches]] = frozenset({Touches.WEIGHT_DTYPE})
     lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.BYTES, Lowers.TIME})
     maturity: ClassVar[Any] = "stable"
+    onnx: ClassVar[bool] = True
 
     bits: Annotated[int, Choice(8, 4), "bits of a weight"] = 8
     group_size: Annotated[
@@ -82,6 +85,9 @@ class WeightOnly(Rewrite):
                 why = self._embedding(module)
                 if why:
                     return why
+            elif kind == "conv" and isinstance(module, OnnxConv):
+                if self.bits != 8 or self.group_size:
+                    return "a convolution takes int8 weights with one scale per channel alone"
             elif kind != "linear":
                 return "only linear layers and embeddings take packed weights"
             why = usage.why_not(module)
@@ -110,8 +116,10 @@ class WeightOnly(Rewrite):
             edit.swap(path, self.at(sites, name)._form(edit.model.get_submodule(path)))
         return edit.change(self, sites.ok, decisions)
 
-    def _form(self, old: Any) -> WeightOnlyLinear | WeightOnlyEmbedding:
+    def _form(self, old: Any) -> WeightOnlyLinear | WeightOnlyConv | WeightOnlyEmbedding:
         weight = matrix(old)
+        if kind_of(old) == "conv":
+            return _conv(old)
         rows, columns = weight.shape
         grid = (self.bits, self.group_size)
         if isinstance(old, nn.Embedding):
@@ -125,6 +133,18 @@ class WeightOnly(Rewrite):
         packed = pack_int4(q) if self.bits == 4 else q
         new.weight = nn.Parameter(packed, requires_grad=False)
         return new
+
+
+def _conv(old: Any) -> WeightOnlyConv:
+    """A convolution of an ONNX file with int8 weights, symmetric, one scale per channel."""
+    weight = matrix(old)
+    geometry = (old.stride, old.padding, old.dilation, old.groups)
+    new = WeightOnlyConv(tuple(weight.shape), *geometry, dtype_name(old.bias), weight.device)
+    q, new.scale = symmetric(weight, 8, per_channel=True)
+    new.weight = nn.Parameter(q, requires_grad=False)
+    if old.bias is not None:
+        new.bias = nn.Parameter(old.bias.detach(), requires_grad=False)
+    return new
 
 
 def grouped(
