@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from paredown.errors import InputError
 
-Pixels = Tensor | Sequence[Tensor]
-
 
 def tapped(layers: Iterable[nn.Module], x: Tensor, at: Iterable[int]) -> list[Tensor]:
     """Run layers in turn; the outputs of those whose positions are in ``at``."""
@@ -19,6 +17,15 @@ def tapped(layers: Iterable[nn.Module], x: Tensor, at: Iterable[int]) -> list[Te
         if i in wanted:
             maps.append(x)
     return maps
+
+
+def before_halvings(strides: Sequence[int]) -> list[int]:
+    """Positions of the last layer at each resolution, from the layers' strides.
+
+    What ``features_only`` gives of a chain of blocks: the map before each strided one, and the
+    last.
+    """
+    return [i - 1 for i, s in enumerate(strides) if s > 1 and i] + [len(strides) - 1]
 
 
 def need_size(

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.errors import InputError
-from paredown.nn.conv import Activation, ConvNormAct, relu6
+from paredown.nn.act import Activation, relu6
+from paredown.nn.conv import ConvNormAct
+from paredown.nn.drop import drop_path
 
 Skip = Literal["thin", "wide", "none"]
 
@@ -23,7 +25,10 @@ class InvertedResidual(nn.Module):
     The projection is linear unless ``linear`` is False (the paper's figure 6a). ``skip`` is "thin"
     (the paper's), "wide" (from expansion to depthwise output, 6b) or "none"; a skip stands only
     where the stride is 1 and, for thin ones, the ends are equally wide. ``expand`` 1 has no
-    expansion convolution.
+    expansion convolution; ``inner`` gives the inner width outright. ``kernel`` is the depthwise
+    one's; ``squeeze`` stands behind it (squeeze-and-excitation over the inner width in MobileNetV3,
+    arXiv:1905.02244, figure 4, and EfficientNet). ``eps`` is the norms', ``drop`` the rate of
+    stochastic depth.
     """
 
     def __init__(
@@ -33,26 +38,36 @@ class InvertedResidual(nn.Module):
         *,
         expand: float = 6,
         stride: int = 1,
+        kernel: int = 3,
+        inner: int | None = None,
+        squeeze: nn.Module | None = None,
         linear: bool = True,
         skip: Skip = "thin",
         act: Activation = relu6,
+        eps: float = 1e-5,
+        drop: float = 0.0,
     ) -> None:
         super().__init__()
-        inner = round(inputs * expand)
-        self.expand = ConvNormAct(inputs, inner, act=act) if expand != 1 else nn.Identity()
-        self.depthwise = ConvNormAct(inner, inner, 3, stride=stride, groups=inner, act=act)
-        self.project = ConvNormAct(inner, outputs, act=None if linear else act)
+        wide = round(inputs * expand) if inner is None else inner
+        expands = expand != 1 if inner is None else wide != inputs
+        self.expand = ConvNormAct(inputs, wide, act=act, eps=eps) if expands else nn.Identity()
+        self.depthwise = ConvNormAct(
+            wide, wide, kernel, stride=stride, groups=wide, act=act, eps=eps
+        )
+        self.squeeze = squeeze if squeeze is not None else nn.Identity()
+        self.project = ConvNormAct(wide, outputs, act=None if linear else act, eps=eps)
+        self.drop = drop_path(drop)
         self.thin_skip = skip == "thin" and stride == 1 and inputs == outputs
         self.wide_skip = skip == "wide" and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, inputs, h, w)`` to ``(batch, outputs, h / stride, w / stride)``."""
         wide = self.expand(x)
-        inner = self.depthwise(wide)
+        inner = self.squeeze(self.depthwise(wide))
         if self.wide_skip:
             inner = inner + wide
         out = self.project(inner)
-        return x + out if self.thin_skip else out
+        return x + self.drop(out) if self.thin_skip else out
 
 
 class SlicedInvertedResidual(nn.Module):
@@ -60,14 +75,16 @@ class SlicedInvertedResidual(nn.Module):
 
     Equal to the whole block up to rounding; the inner tensors are ``slices`` times smaller, the
     thin output is accumulated. Norms are folded into the convolutions. Raises ``InputError`` for a
-    block with a wide skip or non-linear projection (neither is a sum over channels), another
-    activation than ReLU6, or more slices than inner channels.
+    block with a wide skip, squeeze-and-excitation or a non-linear projection (none is a sum over
+    channels), another activation than ReLU6, or more slices than inner channels.
     """
 
     def __init__(self, block: InvertedResidual, slices: int) -> None:
         super().__init__()
         if block.wide_skip or not isinstance(block.project.act, nn.Identity):
             raise InputError("slicing needs a linear projection and no wide skip")
+        if not isinstance(block.squeeze, nn.Identity):
+            raise InputError("slicing needs a block without squeeze-excite: it reads all slices")
         if not isinstance(block.depthwise.act, nn.ReLU6):
             raise InputError("slicing is written for ReLU6, which it applies in place")
         inner = block.depthwise.conv.out_channels
@@ -76,6 +93,7 @@ class SlicedInvertedResidual(nn.Module):
         depth_w, depth_b = folded(block.depthwise)
         project_w, project_b = folded(block.project)
         self.stride, self.thin_skip = block.depthwise.conv.stride, block.thin_skip
+        self.padding = block.depthwise.conv.padding
         self.expands = isinstance(block.expand, ConvNormAct)
         if isinstance(block.expand, ConvNormAct):
             expand_w, expand_b = folded(block.expand)
@@ -97,7 +115,9 @@ class SlicedInvertedResidual(nn.Module):
                 wide = F.conv2d(x, self.expand_w[i], self.expand_b[i]).clamp_(0, 6)
             else:
                 wide = x[:, self.bounds[i] : self.bounds[i + 1]]
-            inner = F.conv2d(wide, dw, db, self.stride, 1, groups=dw.shape[0]).clamp_(0, 6)
+            inner = F.conv2d(wide, dw, db, self.stride, self.padding, groups=dw.shape[0]).clamp_(
+                0, 6
+            )
             del wide
             part = F.conv2d(inner, pw, self.project_b if i == 0 else None)
             del inner

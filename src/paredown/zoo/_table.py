@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
 
 from paredown.errors import InputError, UnknownName
@@ -62,6 +63,23 @@ def example(
         return _found(row.example)(batch=batch, image_size=size, in_channels=channels)
     shape = (batch, channels, size, size)
     return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+
+
+def feature_info(name: str, **settings: Any) -> list[tuple[int, int]]:
+    """Channels and stride of every map that ``features_only=True`` gives; allocates no weights.
+
+    The stride is the nearest power of two, as unpadded convolutions cut a map's borders.
+    Raises ``UnknownName``, and ``InputError`` for a network that has no maps to give.
+    """
+    import torch
+
+    row = variant(name)
+    with torch.device("meta"):
+        model = create(name, features_only=True, **settings).eval()
+        size = settings.get("image_size", row.image_size)
+        channels = settings.get("in_channels", row.in_channels)
+        maps = model(torch.empty(1, channels, size, size))
+    return [(m.shape[1], 2 ** round(math.log2(size / m.shape[2]))) for m in maps]
 
 
 def _found(where: str) -> Any:

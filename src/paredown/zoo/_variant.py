@@ -35,6 +35,6 @@ class Variant:
     source: str = ""
     why: str = ""
     fixed_size: bool = False
-    sizes: tuple[int, ...] = (64, 96, 128)
+    sizes: tuple[int, ...] = (45, 56, 64)
     example: str = ""
     reference: str = ""

@@ -14,6 +14,7 @@ from paredown.nn.conv import (
     relu6,
     round_channels,
 )
+from paredown.nn.features import before_halvings, tapped
 from paredown.nn.inverted import InvertedResidual, Skip
 
 # Table 2: expansion t, channels c, repeats n, stride s of the first block of the row.
@@ -33,7 +34,9 @@ class MobileNetV2(nn.Module):
 
     ``width`` multiplies every channel count (rounded to multiples of 8); the last convolution is
     not shrunk below 1280 unless ``last`` says otherwise. ``rows`` replaces table 2; ``linear`` and
-    ``skip`` give the paper's ablations (figure 6), ``act`` another activation.
+    ``skip`` give the paper's ablations (figure 6), ``act`` another activation. With
+    ``features_only`` the output is a list: the map before each halving of the resolution, and the
+    last (strides 2 to 32).
     """
 
     def __init__(
@@ -50,20 +53,23 @@ class MobileNetV2(nn.Module):
         linear: bool = True,
         skip: Skip = "thin",
         act: Activation = relu6,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
         channels = round_channels(stem * width)
         self.stem = ConvNormAct(in_channels, channels, 3, stride=stem_stride, act=act)
         blocks: list[nn.Module] = []
+        strides: list[int] = []
         for expand, c, repeats, stride in rows:
             outputs = round_channels(c * width)
             for i in range(repeats):
+                strides.append(stride if i == 0 else 1)
                 blocks.append(
                     InvertedResidual(
                         channels,
                         outputs,
                         expand=expand,
-                        stride=stride if i == 0 else 1,
+                        stride=strides[-1],
                         linear=linear,
                         skip=skip,
                         act=act,
@@ -71,11 +77,17 @@ class MobileNetV2(nn.Module):
                 )
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.taps = before_halvings(strides) if features_only else []
+        if features_only:
+            he_init(self)
+            return
         features = last or round_channels(1280 * max(1.0, width))
         self.last = ConvNormAct(channels, features, act=act)
         self.head = classifier(features, num_classes, dropout=dropout)
         he_init(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Images to logits, or to the maps on the way."""
+        if self.taps:
+            return tapped(self.blocks, self.stem(x), self.taps)
         return self.head(self.last(self.blocks(self.stem(x))))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from paredown.errors import InputError, UnknownName
 from paredown.nn.conv import Bottleneck, ConvNormAct, classifier, he_init
+from paredown.nn.features import tapped
 
 # Stage depths, stage widths, group width.
 VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
@@ -17,10 +19,11 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
 
 
 class RegNetX(nn.Module):
-    """RegNetX for ``(batch, in_channels, h, w)`` images, logits ``(batch, num_classes)``.
+    """RegNetX for ``(batch, in_channels, h, w)`` images of any size.
 
-    Every stage halves the resolution; blocks are 1x1, grouped 3x3, 1x1 of one width. Raises
-    ``InputError`` where a width is no multiple of the group width.
+    Returns logits ``(batch, num_classes)``, or with ``features_only`` the outputs of the stages
+    (strides 4 to 32). Every stage halves the resolution; blocks are 1x1, grouped 3x3, 1x1 of one
+    width. Raises ``InputError`` where a width is no multiple of the group width.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class RegNetX(nn.Module):
         in_channels: int = 3,
         *,
         stem: int = 32,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
         for w in widths:
@@ -54,17 +58,21 @@ class RegNetX(nn.Module):
                 channels = width
             built.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*built)
-        self.head = classifier(channels, num_classes)
+        self.head = None if features_only else classifier(channels, num_classes)
         he_init(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Images to logits, or to the stages' outputs."""
+        if self.head is None:
+            return tapped(self.stages, self.stem(x), range(len(self.stages)))
         return self.head(self.stages(self.stem(x)))
 
 
-def regnetx(variant: str = "400mf", num_classes: int = 1000, in_channels: int = 3) -> RegNetX:
+def regnetx(
+    variant: str = "400mf", num_classes: int = 1000, in_channels: int = 3, **settings: Any
+) -> RegNetX:
     """A published variant: 200mf or 400mf. Raises ``UnknownName`` for another."""
     if variant not in VARIANTS:
         raise UnknownName("RegNetX", variant, list(VARIANTS))
     depths, widths, group_width = VARIANTS[variant]
-    return RegNetX(depths, widths, group_width, num_classes, in_channels)
+    return RegNetX(depths, widths, group_width, num_classes, in_channels, **settings)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from paredown.errors import InputError, UnknownName
+from paredown.nn.drop import rising_rates
+from paredown.nn.embed import patches
+from paredown.nn.features import need_size, tapped
+from paredown.nn.init import small_init
 from paredown.nn.transformer import EncoderBlock
 
 # Channels, blocks, heads; patch 16.
@@ -13,13 +19,18 @@ VARIANTS: dict[str, tuple[int, int, int]] = {
     "ti": (192, 12, 3),
     "s": (384, 12, 6),
     "b": (768, 12, 12),
+    "l": (1024, 24, 16),
 }
 
 
 class ViT(nn.Module):
     """ViT with a class token for ``(batch, in_channels, size, size)`` images of one fixed size.
 
-    Raises ``InputError`` where the patch does not divide the image or the heads the channels.
+    Returns logits ``(batch, num_classes)``, or with ``features_only`` the patches' maps after each
+    quarter of the blocks (all of stride ``patch``). ``distilled`` adds DeiT's distillation token
+    with a head of its own: while training the output is both heads', else their mean (DeiT,
+    section 4). ``drop`` is the last block's rate of stochastic depth. Raises ``InputError`` where
+    the patch does not divide the image or the heads the channels, and for images of another size.
     """
 
     def __init__(
@@ -33,47 +44,58 @@ class ViT(nn.Module):
         image_size: int = 224,
         patch: int = 16,
         mlp_ratio: float = 4.0,
+        drop: float = 0.0,
+        distilled: bool = False,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
-        if image_size % patch:
-            raise InputError(f"patch {patch} does not divide the image size {image_size}")
-        tokens = (image_size // patch) ** 2
+        if features_only and depth < 4:
+            raise InputError(f"features_only gives maps at four depths: {depth} blocks are too few")
+        self.side, self.image_size = patches(image_size, patch), image_size
+        self.taps = [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.prefix = 2 if distilled else 1
         self.embed = nn.Conv2d(in_channels, channels, patch, patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, channels))
-        self.position = nn.Parameter(torch.zeros(1, tokens + 1, channels))
+        self.distil = nn.Parameter(torch.zeros(1, 1, channels)) if distilled else None
+        self.position = nn.Parameter(torch.zeros(1, self.side**2 + self.prefix, channels))
+        rates = rising_rates(drop, depth)
         self.blocks = nn.Sequential(
-            *(EncoderBlock(channels, num_heads, mlp_ratio) for _ in range(depth))
+            *(EncoderBlock(channels, num_heads, mlp_ratio, drop=rate) for rate in rates)
         )
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.head = nn.Linear(channels, num_classes)
-        self.apply(_init)
-        nn.init.trunc_normal_(self.cls, std=0.02)
-        nn.init.trunc_normal_(self.position, std=0.02)
+        self.head = self.distil_head = None
+        if not features_only:
+            self.norm = nn.LayerNorm(channels, eps=1e-6)
+            self.head = nn.Linear(channels, num_classes)
+            self.distil_head = nn.Linear(channels, num_classes) if distilled else None
+        self.apply(small_init)
+        for token in (self.cls, self.distil, self.position):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor] | list[Tensor]:
+        """Images to logits, or to maps on the way."""
+        need_size(x, network="ViT", exactly=self.image_size)
+        x = self._tokens(x)
+        if self.head is None:
+            maps = tapped(self.blocks, x, self.taps)
+            return [m[:, self.prefix :].mT.unflatten(2, (self.side, self.side)) for m in maps]
+        x = self.norm(self.blocks(x))
+        logits = self.head(x[:, 0])
+        if self.distil_head is None:
+            return logits
+        distilled = self.distil_head(x[:, 1])
+        return (logits, distilled) if self.training else (logits + distilled) / 2
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Images to patches with the extra tokens before them and positions added."""
         x = self.embed(x).flatten(2).transpose(1, 2)
-        x = torch.cat((self.cls.expand(x.shape[0], -1, -1), x), 1) + self.position
-        return self.head(self.norm(self.blocks(x))[:, 0])
+        extra = [self.cls] if self.distil is None else [self.cls, self.distil]
+        return torch.cat((*(t.expand(x.shape[0], -1, -1) for t in extra), x), 1) + self.position
 
 
-def _init(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def vit(
-    variant: str = "s",
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    *,
-    image_size: int = 224,
-    patch: int = 16,
-) -> ViT:
-    """A published size: ti, s or b. Raises ``UnknownName`` for another."""
+def vit(variant: str = "s", num_classes: int = 1000, in_channels: int = 3, **settings: Any) -> ViT:
+    """A published size: ti, s, b or l. Raises ``UnknownName`` for another."""
     if variant not in VARIANTS:
         raise UnknownName("ViT", variant, list(VARIANTS))
     channels, depth, heads = VARIANTS[variant]
-    return ViT(channels, depth, heads, num_classes, in_channels, image_size=image_size, patch=patch)
+    return ViT(channels, depth, heads, num_classes, in_channels, **settings)

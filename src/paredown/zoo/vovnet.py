@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from paredown.errors import UnknownName
 from paredown.nn.conv import ConvNormAct, OneShotAggregation, classifier, he_init
+from paredown.nn.features import tapped
 
 # Per stage: width of the 3x3 chain, output channels, number of OSA modules.
 STAGES: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -18,8 +20,10 @@ STAGES: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 class VoVNet(nn.Module):
-    """VoVNet for ``(batch, in_channels, h, w)`` images, logits ``(batch, num_classes)``.
+    """VoVNet for ``(batch, in_channels, h, w)`` images of any size.
 
+    Returns logits ``(batch, num_classes)``, or with ``features_only`` the outputs of the stages
+    (strides 4 to 32).
     ``stages`` are ``(width, outputs, modules)``; each stage but the first begins with a 3x3
     max-pool of stride 2. ``stem`` are the widths of the three first convolutions, strides 2, 1 and
     2 (the released code; the paper's table has 1 in the third).
@@ -33,6 +37,7 @@ class VoVNet(nn.Module):
         *,
         stem: tuple[int, int, int] = (64, 64, 128),
         layers: int = 5,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
@@ -48,16 +53,20 @@ class VoVNet(nn.Module):
                 channels = outputs
             built.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*built)
-        self.head = classifier(channels, num_classes)
+        self.head = None if features_only else classifier(channels, num_classes)
         he_init(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Images to logits, or to the stages' outputs."""
+        if self.head is None:
+            return tapped(self.stages, self.stem(x), range(len(self.stages)))
         return self.head(self.stages(self.stem(x)))
 
 
-def vovnet(variant: str = "39", num_classes: int = 1000, in_channels: int = 3) -> VoVNet:
+def vovnet(
+    variant: str = "39", num_classes: int = 1000, in_channels: int = 3, **settings: Any
+) -> VoVNet:
     """A published variant: 27-slim, 39 or 57. Raises ``UnknownName`` for another."""
     if variant not in STAGES:
         raise UnknownName("VoVNet", variant, list(STAGES))
-    return VoVNet(STAGES[variant], num_classes, in_channels)
+    return VoVNet(STAGES[variant], num_classes, in_channels, **settings)
