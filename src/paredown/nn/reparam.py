@@ -54,7 +54,8 @@ class RepConv(nn.Module):
     """Sum of a ``kernel`` convolution, a 1x1 one and the identity, each with its own batch norm.
 
     The identity stands only where the shape is kept; ``pointwise`` and ``identity`` leave branches
-    out. No activation. ``fuse()`` gives one convolution with a bias.
+    out, ``small`` is another size of the smaller convolution. No activation. ``fuse()`` gives one
+    convolution with a bias.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RepConv(nn.Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        small: int = 1,
         pointwise: bool = True,
         identity: bool = True,
     ) -> None:
@@ -74,7 +76,7 @@ class RepConv(nn.Module):
             conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
             return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
-        sizes = (kernel, 1) if pointwise and kernel > 1 else (kernel,)
+        sizes = (kernel, small) if pointwise and kernel > small else (kernel,)
         self.branches = nn.ModuleList(branch(s) for s in sizes)
         keeps = identity and stride == 1 and inputs == outputs
         self.identity = nn.BatchNorm2d(inputs) if keeps else None

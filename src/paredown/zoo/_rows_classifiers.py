@@ -102,9 +102,57 @@ def _inception(kind: str, params: int | None, millions: float | None, source: st
     )
 
 
+def _convit(variant: str, params: int, millions: float | None, why: str = "") -> Variant:
+    return _row(
+        "convit:convit",
+        "convit",
+        {"variant": variant},
+        params,
+        millions,
+        "the paper's table 1" if why else f"{TIMM}; the paper's table 1 cuts to whole millions",
+        why=why,
+        fixed_size=True,
+        sizes=(32, 48, 64),
+        reference=""
+        if "+" in variant
+        else f"timm:convit_{dict(ti='tiny', s='small', b='base')[variant]}",
+    )
+
+
+def _lsnet(variant: str, params: int, millions: float, printed: str) -> Variant:
+    return _row(
+        "lsnet:lsnet",
+        "lsnet",
+        {"variant": variant},
+        params,
+        millions,
+        f"the authors' LSNet (counted with the dynamic kernels); they print {printed}",
+        fixed_size=True,
+        sizes=(64, 96, 128),
+    )
+
+
+def _ffnet(variant: str, folded: bool, params: int, millions: float | None, side: int) -> Variant:
+    return _row(
+        "ffnet:ffnet",
+        "metamixer-ffnet",
+        {"variant": variant, "folded": folded},
+        params,
+        millions,
+        "the authors' FFNet (counted)",
+        image_size=side,
+        sizes=(32, 48, 64),
+    )
+
+
 UNMATCHED = (
     "the paper prints {} parameters{}; the rules that count A(4@1056) and A(6@4032) to the digit "
     "give more here, with any stem of 32 to 96 filters; the authors released no code for it"
+)
+
+CUT = (
+    "the paper's table cuts to whole millions (it prints 27M for the 27.8M of ConViT-S); there is "
+    "no public code of the larger variants"
 )
 
 ROWS: dict[str, Variant] = {
@@ -152,6 +200,23 @@ ROWS: dict[str, Variant] = {
     "nasnet-a-cifar-7@2304": _nasnet(
         "cifar-7@2304", 32, 27_600_000, None, "the paper", UNMATCHED.format("27.6M", "")
     ),
+    "convit-ti": _convit("ti", 5_710_512, 1_252),
+    "convit-s": _convit("s", 27_777_322, 5_747),
+    "convit-b": _convit("b", 86_540_040, 17_506),
+    "convit-ti+": _convit("ti+", 10_000_000, None),
+    "convit-s+": _convit("s+", 48_000_000, None, CUT),
+    "convit-b+": _convit("b+", 152_000_000, None, CUT),
+    "lsnet-t": _lsnet("t", 11_409_832, 316, "11.4M, 0.3G"),
+    "lsnet-s": _lsnet("s", 16_146_304, 538, "16.1M, 0.5G"),
+    "lsnet-b": _lsnet("b", 23_313_608, 1_245, "23.2M, 1.3G"),
+    "ffnet-1": _ffnet("1", False, 13_775_656, None, 256),
+    "ffnet-2": _ffnet("2", False, 27_208_408, None, 256),
+    "ffnet-3": _ffnet("3", False, 48_817_896, None, 256),
+    "ffnet-4": _ffnet("4", False, 79_868_968, None, 384),
+    "ffnet-1-folded": _ffnet("1", True, 13_660_152, 2_985, 256),
+    "ffnet-2-folded": _ffnet("2", True, 26_908_440, 6_003, 256),
+    "ffnet-3-folded": _ffnet("3", True, 48_330_632, 10_146, 256),
+    "ffnet-4-folded": _ffnet("4", True, 79_200_360, 43_122, 384),
     **{
         f"unireplknet-{variant}{'-merged' if merged else ''}": _row(
             "unireplknet:unireplknet",
