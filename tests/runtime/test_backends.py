@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from paredown.runtime.facade import Facade
 from paredown.runtime.gate import gate
 from paredown.workload import Workload
 
-COMPILED = ("onnxruntime", "openvino")
+COMPILED = ("native", "onnxruntime", "openvino")
 FAST = ("eager", *COMPILED)
 
 
@@ -295,3 +296,17 @@ def test_inductor(net: str, tmp_path: Path) -> None:
     other = NETS[net](3)
     with pytest.raises(InputError):
         executable(*other.inputs, **other.kwargs)
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_an_executable_outlives_the_workload_it_came_from(backend: str) -> None:
+    workload = convnet()
+    x = workload.inputs[0]
+    executable = runtime.backend(backend).lower(workload.own(), threads=1)
+    before = executable(x).clone()
+    del workload
+    gc.collect()
+    # What the allocator gives out now may be memory that the lowered model still points into.
+    junk = [torch.full((n,), 7.0) for n in range(8, 40_000, 16)]
+    assert torch.equal(executable(x), before)
+    assert len(junk) > 1

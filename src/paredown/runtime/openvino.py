@@ -57,6 +57,8 @@ class OpenVinoExecutable(Executable):
     """A compiled OpenVINO model behind the original call."""
 
     backend = "openvino"
+    keeps: Any = None
+    """Whatever holds memory that the compiled model points into."""
 
     def __init__(
         self, model: Any, call: Call, asked: dict[str, Asked], sites: dict[str, str], threads: int
@@ -232,6 +234,8 @@ class OpenVino(Backend):
         model, sites = convert(exported)
         converting = time.perf_counter() - start
         out = OpenVinoExecutable(model, exported.call, exported.asked, sites, threads)
+        # Constants share the torch tensors' memory without holding it: it must outlive the model.
+        out.keeps = exported.program
         out.compile_s += converting
         return out
 
