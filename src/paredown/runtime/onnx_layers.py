@@ -120,10 +120,9 @@ def install(root: nn.Module, layers: dict[str, OnnxLayer]) -> None:
         *parents, leaf = path.split(".")
         at = root
         for name in parents:
-            if name not in at._modules:
+            if name not in dict(at.named_children()):
                 at.add_module(name, nn.Module())
-            at = at._modules[name]  # type: ignore[assignment]
-            assert at is not None
+            at = at.get_submodule(name)
         at.add_module(leaf, layer)
 
 

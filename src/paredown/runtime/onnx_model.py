@@ -255,7 +255,8 @@ def onnx_workload(
     else:
         args, by_name = as_call(inputs) if inputs is not None else ((), {})
     by_name |= kwargs or {}
-    return Workload(model, args, by_name, **{"name": path.stem, **fields})
+    named: dict[str, Any] = {"name": path.stem, **fields}
+    return Workload(model, args, by_name, **named)
 
 
 def from_reference(text: str) -> Workload:

@@ -9,6 +9,7 @@ from paredown.errors import InputError, UnknownName
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.embed import PatchEmbed, patches
 from paredown.nn.features import need_size
+from paredown.nn.init import small_init
 from paredown.nn.mlp import Mlp
 from paredown.nn.transformer import SelfAttention
 
@@ -184,10 +185,8 @@ class ConViT(nn.Module):
 
 
 def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Linear):  # the patches' convolution keeps torch's own weights
+        small_init(module)
 
 
 def convit(

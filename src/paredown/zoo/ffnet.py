@@ -17,6 +17,7 @@ from paredown.nn.act import Activation, gelu
 from paredown.nn.conv import classifier
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.features import need_size, tapped
+from paredown.nn.init import small_init
 from paredown.nn.norm import LayerScale
 from paredown.nn.reparam import RepConv, reparameterise
 
@@ -164,12 +165,14 @@ class FFNet(nn.Module):
                 raise InputError(f"each width is a multiple of the one before, got {list(widths)}")
         if stride not in (2, 4):
             raise InputError(f"the stem's stride is 2 or 4, got {stride}")
-        self.features_only = features_only
         rates = iter(rising_rates(drop, sum(depths)))
         stages: list[nn.Module] = []
         for i, (width, depth, mixer) in enumerate(zip(widths, depths, mixers, strict=True)):
             if i:
-                layers = [depthwise(widths[i - 1], width, 7, stride=2), NormedSkip(width)]
+                layers: list[nn.Module] = [
+                    depthwise(widths[i - 1], width, 7, stride=2),
+                    NormedSkip(width),
+                ]
             else:
                 layers = [
                     conv_norm(in_channels, stem, 3, stride=2),
@@ -181,22 +184,15 @@ class FFNet(nn.Module):
                 layers.append(FFBlock(width, token, kernel, scale=scale, drop=next(rates)))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.BatchNorm2d(widths[-1])
-        self.head = classifier(widths[-1], num_classes)
-        self.apply(_init)
+        self.norm = nn.BatchNorm2d(widths[-1]) if not features_only else nn.Identity()
+        self.head = classifier(widths[-1], num_classes) if not features_only else None
+        self.apply(small_init)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the stages' features."""
         need_size(x, network="FFNet")
         maps = tapped(self.stages, x, range(len(self.stages)))
-        return maps if self.features_only else self.head(self.norm(maps[-1]))
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        return maps if self.head is None else self.head(self.norm(maps[-1]))
 
 
 def ffnet(
