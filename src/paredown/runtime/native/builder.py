@@ -13,6 +13,7 @@ from paredown.runtime.native import views
 from paredown.runtime.native.plan import WIDTH, Buffer, Constant, Plan, Step, Tensor
 
 FLOATS = ("float32", "bfloat16")
+COPY_DIMS = 6
 
 
 class Lacking(Exception):
@@ -71,8 +72,8 @@ class Builder:
     env: dict[torch.fx.Node, Value] = field(default_factory=dict)
     shared: set[str] = field(default_factory=set)
     """Buffers that more than one operator of the graph reads: nothing is fused behind them."""
-    quantizers: dict[Any, Tensor] = field(default_factory=dict)
-    """Quantized copies already made, by what of and with which range."""
+    copies: dict[Any, Tensor] = field(default_factory=dict)
+    """Copies in another form already made, by what they are of and that form."""
     site: str = ""
     name: str = ""
     """Module path and graph name of the node being lowered."""
@@ -199,10 +200,7 @@ class Builder:
         return out
 
     def copy(self, t: Tensor, strides: Sequence[int], dtype: str | None = None) -> Tensor:
-        """``t`` with other strides (and dtype): a transpose between NCHW and NHWC where it is one.
-
-        Raises ``Lacking`` for other permutations.
-        """
+        """``t`` with other strides (and dtype): a transpose between NCHW and NHWC where it is one."""
         out = self.new(t.shape, dtype or t.dtype, strides)
         self.move(t, out)
         return out
@@ -212,10 +210,14 @@ class Builder:
         if (planes := _planes(t, out)) is not None:
             self.emit("transpose", {"in": t, "out": out}, "out", **planes)
             return
-        by = views.order(out)
-        if any(t.strides[i] == 0 for i in by if t.shape[i] > 1):
-            raise Lacking("a copy of a repeated tensor")
-        self.elementwise(t, out)
+        if t.dtype in (*FLOATS, "uint8") and _same_rows(t, out):
+            self.elementwise(t, out)
+            return
+        if t.dtype != out.dtype:
+            middle = self.new(t.shape, out.dtype, views.dense_like(t, t.shape))
+            self.elementwise(t, middle)
+            t = middle
+        self.emit("copy", {"in": t, "out": out}, "out", **_copy_fields(t, out))
 
     # ---------------------------------------------------------------- fusing
     def product_of(self, node: torch.fx.Node | Any) -> tuple[Step, Product] | None:
@@ -336,6 +338,35 @@ def _planes(t: Tensor, out: Tensor) -> dict[str, Any] | None:
             "scale": 1.0,
         }
     return None
+
+
+def _same_rows(t: Tensor, out: Tensor) -> bool:
+    """Whether an elementwise pass reads ``t`` in rows as it writes ``out``."""
+    by = views.order(out)
+    sizes = [out.shape[i] for i in by]
+    theirs, ours = ([x.strides[i] for i in by] for x in (t, out))
+    repeats = any(s == 0 and n > 1 for n, s in zip(sizes, theirs, strict=True))
+    return not repeats and views.broadcast(sizes, theirs, [0] * len(sizes), ours) is not None
+
+
+def _copy_fields(t: Tensor, out: Tensor) -> dict[str, int]:
+    """The fields of a strided copy: dimensions in the memory order of ``out``, merged."""
+    merged: list[list[int]] = []
+    for i in views.order(out):
+        n, a, b = out.shape[i], t.strides[i], out.strides[i]
+        if n == 1:
+            continue
+        if merged and merged[-1][1] == a * n and merged[-1][2] == b * n:
+            merged[-1] = [merged[-1][0] * n, a, b]
+        else:
+            merged.append([n, a, b])
+    if len(merged) > COPY_DIMS:
+        raise Lacking(f"a copy over more than {COPY_DIMS} dimensions")
+    merged = [[1, 0, 0]] * (COPY_DIMS - len(merged)) + merged
+    fields = {"width": WIDTH[t.dtype]}
+    for d, (n, a, b) in enumerate(merged):
+        fields |= {f"size{d}": n, f"in_stride{d}": a, f"out_stride{d}": b}
+    return fields
 
 
 def _digest(value: torch.Tensor) -> Any:

@@ -193,7 +193,7 @@ class _TorchSide:
         with torch.inference_mode():
             kwargs = {k: decode(v) for k, v in step.fields["kwargs"].items()}
             made = self._ops[id(step)](*decode(step.fields["args"]), **kwargs)
-            parts = made if isinstance(made, (tuple, list)) else [made]
+            parts = [] if made is None else made if isinstance(made, (tuple, list)) else [made]
             for name, part in zip(step.writes, parts, strict=True):
                 read(name).copy_(part)
 
@@ -209,7 +209,7 @@ class _TorchSide:
         b = self.plan.buffers[t.buffer]
         if b.kind != "arena":
             whole = (leaves if b.kind == "input" else outs)[b.index]
-            return whole.as_strided(t.shape, t.strides, t.offset)
+            return whole.as_strided(t.shape, t.strides, whole.storage_offset() + t.offset)
         raw = self._arena[b.offset : b.offset + b.nbytes].view(dtype)
         view = raw.as_strided(t.shape, t.strides, raw.storage_offset() + t.offset)
         self._views[id(step), name] = view

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from paredown.errors import LoweringError
-from paredown.runtime.backend import COMPUTE
 from paredown.runtime.export import MATMULS, Exported, module_of
 from paredown.runtime.native import (  # noqa: F401 - the rules register themselves
     arena,
@@ -18,8 +17,9 @@ from paredown.runtime.native import (  # noqa: F401 - the rules register themsel
     views,
 )
 from paredown.runtime.native.builder import Builder, Dequantized, Lacking, Value
-from paredown.runtime.native.plan import Plan, Step, Tensor
+from paredown.runtime.native.plan import Plan, Tensor
 from paredown.runtime.native.rules import RULES
+from paredown.runtime.native.torch_steps import by_torch
 
 KEEP = ("paredown.dequantize.default",)
 """Not computed ahead from constants: products take the integers as they are."""
@@ -95,7 +95,8 @@ def _output(b: Builder, arg: Any, index: int) -> Tensor:
         try:
             value = b.copy(value, strides)
         except Lacking as e:
-            value = _by_torch(b, arg, torch.ops.aten.clone.default, (value,), str(e))
+            clone = torch.ops.aten.clone.default
+            value = by_torch(b, clone, (value,), {}, arg.meta["val"], str(e))
         buffer = b.buffers[value.buffer]
     buffer.kind, buffer.index = "output", index
     return value
@@ -105,6 +106,10 @@ def _operator(b: Builder, node: torch.fx.Node) -> None:
     target = _name(node)
     if target not in KEEP and all(_is_constant(b, a) for a in node.all_input_nodes):
         b.give(node, _computed(b, node))
+        return
+    if target == "aten._assert_tensor_metadata.default":
+        # Shapes and dtypes are those of the plan: checked once, where it is called.
+        b.give(node, None)
         return
     rule = RULES.get(target)
     try:
@@ -170,7 +175,6 @@ def _done(user: torch.fx.Node, node: torch.fx.Node) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------ torch
 def _fallback(b: Builder, node: torch.fx.Node, why: str) -> Value:
     """Run a node by torch inside the plan."""
     target: Any = node.target
@@ -178,75 +182,12 @@ def _fallback(b: Builder, node: torch.fx.Node, why: str) -> Value:
         raise LoweringError(f"native: {_name(node)}: {why}")
     args = torch.fx.node.map_arg(node.args, lambda n: _operand(b, n))
     kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: _operand(b, n))
-    return _by_torch(b, node, target, args, why, kwargs)
+    return by_torch(b, target, args, kwargs, node.meta.get("val"), why)
 
 
 def _operand(b: Builder, node: torch.fx.Node) -> Value:
     value = b.env[node]
     return b.tensor(value) if isinstance(value, Dequantized) else value
-
-
-def _by_torch(b: Builder, node: Any, target: Any, args: Any, why: str, kwargs: Any = None) -> Value:
-    tensors: dict[str, Tensor] = {}
-    constants: dict[str, str] = {}
-
-    def encode(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            tensors[f"in{len(tensors)}"] = value
-            return {"tensor": f"in{len(tensors) - 1}"}
-        if isinstance(value, torch.Tensor):
-            name = f"k{len(constants)}"
-            constants[name] = b.constant(value)
-            return {"constant": name}
-        if isinstance(value, (list, tuple)):
-            return [encode(v) for v in value]
-        if isinstance(value, torch.dtype):
-            return {"dtype": str(value).removeprefix("torch.")}
-        if isinstance(value, torch.device):
-            return {"device": str(value)}
-        if isinstance(value, (torch.layout, torch.memory_format)):
-            return {"torch": str(value).removeprefix("torch.")}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        raise LoweringError(f"native: {target}: cannot keep an argument of {type(value).__name__}")
-
-    call = {"args": encode(list(args)), "kwargs": {k: encode(v) for k, v in (kwargs or {}).items()}}
-    fake = node.meta["val"]
-    many = isinstance(fake, (tuple, list))
-    outs: list[Tensor] = []
-    like = next(iter(tensors.values()), None)
-    for i, value in enumerate(fake if many else [fake]):
-        kind = str(value.dtype).removeprefix("torch.")
-        try:
-            out = b.new(tuple(value.shape), kind, _strides(like, tuple(value.shape)))
-        except Lacking as e:
-            raise LoweringError(f"native: {target}: {e}") from None
-        tensors[f"out{i}"] = out
-        outs.append(out)
-    name = str(target)
-    step = Step(
-        "torch",
-        b.site,
-        tensors,
-        tuple(f"out{i}" for i in range(len(outs))),
-        constants,
-        {"target": name, **call},
-        [b.name],
-        outs[0].dtype if outs else "",
-        fallback=why,
-    )
-    if name in MATMULS:
-        step.role = COMPUTE
-    b.steps.append(step)
-    for out in outs:
-        b.made[out.buffer] = step
-    return list(outs) if many else outs[0]
-
-
-def _strides(like: Tensor | None, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if like is not None and len(like.shape) == 4 == len(shape) and views.pixels(like) is not None:
-        return views.channels_last(shape)
-    return views.contiguous(shape)
 
 
 def _forget(plan: Plan, weights: dict[str, torch.Tensor]) -> None:

@@ -88,6 +88,34 @@ def binary(b: Builder, node: torch.fx.Node) -> Tensor:
     return b.elementwise(x, out, op, y)
 
 
+@rule("aten.pow.Tensor_Scalar")
+def power(b: Builder, node: torch.fx.Node) -> Tensor:
+    """A square or cube by multiplications."""
+    x, kind = b.tensor(node.args[0]), dtype_of(node)
+    if node.args[1] not in (2, 3) or x.dtype not in FLOATS or x.dtype != kind:
+        raise Lacking(f"the power {node.args[1]} of {x.dtype}")
+    like = views.dense_like(x, x.shape)
+    square = b.elementwise(x, b.new(x.shape, kind, like), "mul", x)
+    if node.args[1] == 2:
+        return square
+    return b.elementwise(square, b.new(x.shape, kind, like), "mul", x)
+
+
+@rule("aten.div.Tensor", "aten.div_.Tensor")
+def divided(b: Builder, node: torch.fx.Node) -> Tensor:
+    """A division by constants, as a multiplication by what one over them rounds to."""
+    by: Any = node.args[1]
+    value = b.env.get(by) if isinstance(by, torch.fx.Node) else torch.tensor(float(by))
+    shape, kind = tuple(result(node).shape), dtype_of(node)
+    x = b.tensor(node.args[0])
+    if not isinstance(value, torch.Tensor) or x.dtype != kind or kind not in FLOATS:
+        raise Lacking("a division by what the model computes")
+    if x.shape != shape:
+        raise Lacking("operands that broadcast each other")
+    other = b.placed((1.0 / value.double()).float())
+    return b.elementwise(x, b.new(shape, kind, views.dense_like(x, shape)), "mul", other)
+
+
 def _side(b: Builder, arg: Any, kind: str) -> Tensor:
     if isinstance(arg, (int, float)):
         return b.placed(torch.tensor(float(arg), dtype=torch.float32))
@@ -123,8 +151,8 @@ def quantize(b: Builder, node: torch.fx.Node) -> Tensor:
     numbers = float(s), int(z)
     x = b.tensor(source)
     key = (x.buffer, x.offset, x.shape, x.strides, numbers)
-    if key in b.quantizers:
-        return b.quantizers[key]
+    if key in b.copies:
+        return b.copies[key]
     if (done := products.quantized(b, source, *numbers)) is not None:
         _note(b, done, node)
         return done
@@ -132,7 +160,7 @@ def quantize(b: Builder, node: torch.fx.Node) -> Tensor:
         raise Lacking(f"quantizing {x.dtype}")
     out = _integers(b, x, *numbers)
     b.move(x, out)
-    b.quantizers[key] = out
+    b.copies[key] = out
     return out
 
 

@@ -14,6 +14,7 @@ from paredown.runtime.native.builder import FLOATS, Builder, Lacking
 from paredown.runtime.native.plan import Tensor
 from paredown.runtime.native.products import nhwc
 from paredown.runtime.native.rules import argument, dtype_of, pair, result, rule
+from paredown.runtime.native.torch_steps import by_torch
 
 
 @rule("aten.max_pool2d.default", "aten.avg_pool2d.default")
@@ -221,7 +222,7 @@ def softmax(b: Builder, node: torch.fx.Node) -> Tensor:
 
 @rule("aten.scaled_dot_product_attention.default")
 def attention(b: Builder, node: torch.fx.Node) -> Tensor:
-    """Attention without the matrix of scores in memory; heads stay where the projection left them."""
+    """Attention without its scores in memory; heads stay where the projection left them."""
     q, k, v = (b.tensor(a) for a in node.args[:3])
     mask: Any = argument(node, 3, "attn_mask")
     causal = bool(argument(node, 5, "is_causal", False))
@@ -272,6 +273,15 @@ def _mask(b: Builder, node: Any, shape: tuple[int, ...]) -> tuple[Tensor, dict[s
             value = torch.zeros(value.shape).masked_fill(~value, -math.inf)
         value = b.placed(value.float())
     t = b.tensor(value)
+    if t.dtype == "bool":
+        # Computed by the model: 0 where it lets through, else minus infinity.
+        fake = torch.empty(t.shape, dtype=torch.float32, device="meta")
+        options = (t, torch.zeros(()), torch.tensor(-math.inf))
+        why = "a mask of truth values"
+        key = (t.buffer, t.offset, t.shape, t.strides, why)
+        if key not in b.copies:
+            b.copies[key] = by_torch(b, torch.ops.aten.where.self, options, {}, fake, why)
+        t = b.copies[key]
     if t.dtype != "float32" or t.strides[-1] != 1 or t.shape[-1] != shape[-1]:
         raise Lacking(f"an attention mask of {t.dtype}")
     strides = [0] * (4 - len(t.shape)) + list(t.strides)

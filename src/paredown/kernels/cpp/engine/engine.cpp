@@ -1,5 +1,7 @@
 #include "engine.hpp"
 
+#include "copy.hpp"
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -51,6 +53,7 @@ std::unique_ptr<Step> make(const Kernels& k, const std::string& op, Fields& fiel
     if (op == "resize") return make(k.resize, fields, op);
     if (op == "transpose") return make(k.transpose, fields, op);
     if (op == "matvec") return make(k.matvec, fields, op);
+    if (op == "copy") return make(strided_copy(), fields, op);
     throw std::invalid_argument("no operator " + op);
 }
 
