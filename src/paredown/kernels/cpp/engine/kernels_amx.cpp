@@ -2,6 +2,7 @@
 //
 // A tile product takes 16 cycles in which the vector units idle, so the epilogue of the block before is
 // done row by row between the tile products of the present one.
+#include "kernels_attention.hpp"
 #include "kernels_product.hpp"
 
 namespace paredown::engine {
@@ -176,6 +177,20 @@ int64_t gemm_units(const Gemm& g) { return units(as_conv(g)); }
 size_t gemm_scratch(const Gemm& g) { return scratch(as_conv(g)); }
 void gemm(const Gemm& g, int64_t begin, int64_t end, void* area) { run(as_conv(g), begin, end, area); }
 
+// bf16 attention: scores and values by tiles, rows of 32.
+struct TileAttention {
+    static constexpr Sum kSum = Sum::bf16;
+    static constexpr int kBlock = kTileRows;
+    static void start() { configure(); }
+    static void stop() { _tile_release(); }
+    static void multiply(const char* a, int64_t stride, int rows, int64_t bytes, const char* w, float* sums) {
+        Pending none;  // nothing waits: the epilogue of attention is not one of rows
+        const int64_t offset = 0;
+        sum_tiles_of<Kind::bf16>(rows > 16, true)(a, stride, &offset, 1, bytes, w,
+                                                  reinterpret_cast<char*>(sums), none);
+    }
+};
+
 }  // namespace
 
 Kernels amx_kernels(const Kernels& base) {
@@ -183,6 +198,8 @@ Kernels amx_kernels(const Kernels& base) {
     t.isa = "amx";
     t.conv = {units, scratch, run};
     t.gemm = {gemm_units, gemm_scratch, gemm};
+    using Attend = AttentionOf<TileAttention>;
+    t.attention = {Attend::units, Attend::scratch, Attend::run};
     return t;
 }
 

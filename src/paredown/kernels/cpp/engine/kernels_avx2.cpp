@@ -1,4 +1,5 @@
 // Product kernels on AVX2 and FMA: 16 registers of 8 floats.
+#include "kernels_attention.hpp"
 #include "kernels_product.hpp"
 #include "kernels_vector.hpp"
 
@@ -9,6 +10,8 @@ Kernels avx2_kernels(const Kernels& base) {
     t.isa = "avx2";
     Products<Sum::f32, Sum::wide, Sum::s16>::add(t);
     add_vector_kernels(t);
+    using Attend = AttentionOf<FloatAttention>;
+    t.attention = {Attend::units, Attend::scratch, Attend::run};
     return t;
 }
 

@@ -1,6 +1,7 @@
 // All that one vector instruction set brings to the table besides products.
 #pragma once
 #include "kernels_depthwise.hpp"
+#include "kernels_matvec.hpp"
 #include "kernels_pixels.hpp"
 #include "kernels_rows.hpp"
 
@@ -11,6 +12,9 @@ inline void add_vector_kernels(Kernels& t) {
     t.packed_depthwise_size = packed_depthwise_size;
     t.pack_depthwise = pack_depthwise;
     t.depthwise = {depthwise_units, depthwise_scratch, depthwise};
+    t.packed_matvec_size = packed_matvec_size;
+    t.pack_matvec = pack_matvec;
+    t.matvec = {matvec_units, matvec_scratch, matvec};
     t.pool = {pool_units, nothing<Pooling>, pool};
     t.global_pool = {global_units, nothing<GlobalPool>, global_pool};
     t.norm = {norm_units, norm_scratch, norm};

@@ -1,0 +1,46 @@
+"""Weight-only int8 and int4 products of every instruction set against torch on the same weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from kernels import compute
+from kernels.compute import LEVELS, call, fields, rows
+
+pytestmark = pytest.mark.skipif(compute.native is None, reason="no native kernels")
+CASES = [  # m, n, k, group
+    (1, 1, 1, 1),
+    (1, 17, 96, 32),
+    (3, 33, 100, 32),
+    (16, 64, 256, 64),
+    (5, 31, 63, 63),
+    (1, 130, 1024, 1024),
+]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("isa", LEVELS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_matvec(isa: str, bits: int, case: int) -> None:
+    m, n, k, group = CASES[case]
+    generator = torch.Generator().manual_seed(case)
+    low, high = (-127, 128) if bits == 8 else (-8, 8)
+    q = torch.randint(low, high, (n, k), generator=generator, dtype=torch.int8)
+    scales = torch.rand(n, -(-k // group), generator=generator) / high
+    x = rows(m, k, [torch.float32, torch.bfloat16][case % 2], seed=case)
+    bias = torch.randn(n, generator=generator)
+    y = rows(m, n, torch.float32, seed=0)
+    y.fill_(float("nan"))
+    given: dict[str, Any] = {"x": x, "ldx": x.stride(0), "x_type": x.dtype, "bits": bits, "group": group, "m": m,
+                             "n": n, "k": k, "y": y, "ldy": y.stride(0), "bias": bias, "act": "relu"}  # fmt: skip
+    size = compute.native.kernel_packed_size(isa, "matvec", fields(given))
+    whole = torch.zeros(size + 64, dtype=torch.uint8)
+    start = -whole.data_ptr() % 64
+    packed = whole[start : start + size]
+    compute.native.kernel_pack(isa, "matvec", fields(given), q.data_ptr(), scales.data_ptr(), packed.data_ptr())
+    call(isa, "matvec", {**given, "w": packed}, 3)
+    weights = q.double() * scales.double().repeat_interleave(group, 1)[:, :k]
+    exact = (x.double() @ weights.T + bias.double()).relu()
+    torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=1e-4)
