@@ -40,12 +40,15 @@ class Metric:
     quality: bool = False
 
 
+LOOP_PARTS = ("first", "per_token")
+"""Parts of the latency of a loop: its first step, and each later one."""
+
 _QUANTILES = ("p50", "p90", "p95", "p99")
 
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("latency", "s", "<=", "baseline", "measured", ("first", "per_token", *_QUANTILES)),
+        Metric("latency", "s", "<=", "baseline", "measured", (*LOOP_PARTS, *_QUANTILES)),
         Metric("throughput", "runs/s", ">=", "baseline", "measured"),
         Metric("memory", "B", "<=", "baseline", "measured"),
         Metric("size", "B", "<=", "baseline", "counted"),
@@ -264,13 +267,15 @@ class Budget:
 
     def _fit(self, c: Constraint, workload: Workload, random_weights: bool) -> Constraint:
         name, scale = c.kind.name, workload.scale
-        if c.part in ("first", "per_token") and workload.run not in ("generate", "stream"):
+        if c.part in LOOP_PARTS and workload.run not in ("generate", "stream"):
             raise BudgetError(
                 f"{c.text!r}: only runs that generate have {c.metric}; "
                 f"this one is {workload.run!r}, use latency"
             )
         if "tokens/s" in c.text and workload.run != "generate":
             raise BudgetError(f"{c.text!r}: this run is {workload.run!r} and makes no tokens")
+        if "runs/s" in c.text and workload.run == "generate":
+            raise BudgetError(f"{c.text!r}: a generation is counted in tokens/s")
         if not c.kind.quality:
             return c
         if random_weights:
@@ -327,7 +332,7 @@ class Budget:
             if why is None:
                 continue
             cannot = (unpredictable or {}).get(c.kind.name)
-            if c.part:
+            if c.part and c.part not in LOOP_PARTS:
                 cannot = f"{c.kind.name} is predicted as one figure, without {c.part}"
             if cannot is not None:
                 raise BudgetError(f"{c.text!r} cannot be measured here: {why}; and {cannot}")

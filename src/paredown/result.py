@@ -144,6 +144,10 @@ class ProfileDoc(Document):
     threads: int
     inputs: list[TensorInfo]
     totals: Totals
+    run: str = "forward"
+    """What one run is: ``forward``, ``generate``, ``stream``, ``sample`` or ``train_step``."""
+    parts: dict[str, Figure] = {}
+    """Of a loop: ``latency.first``, ``latency.per_token``, ``throughput``, MACs by phase."""
     priced_share: PricedShare
     unpriced: list[str]
     operators: list[OperatorRow]
@@ -349,6 +353,37 @@ class ZooRow(Record):
     paper_macs: int | None
     source: str
     why: str | None = None
+
+
+class NativeStep(Record):
+    """One operator of a native plan: what it stands for, where it reads and writes."""
+
+    op: str
+    site: str
+    fused: list[str]
+    precision: str
+    reads: list[str]
+    writes: list[str]
+    units: int
+    """Parts that threads may share; 1 for torch's."""
+    fallback: str | None = None
+
+
+class NativePlanDoc(Document):
+    """What ``pare plan native`` writes; tensors read as ``name@offset shape layout dtype``."""
+
+    kind: Literal["plan-native"] = "plan-native"
+    target: str
+    isa: str
+    threads: int
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    steps: list[NativeStep]
+    arena_bytes: int
+    lower_bound_bytes: int
+    scratch_bytes: int
+    weight_bytes: int
+    build_s: float
 
 
 class ZooDoc(Document):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from paredown.errors import NotApplicable
 from paredown.measure.child import Jobs, Limits, tell
-from paredown.measure.compare import Comparison, interleave
+from paredown.measure.compare import Comparison, Timed, interleave
 
 if TYPE_CHECKING:
     from paredown.runtime.backend import Executable
@@ -42,12 +42,11 @@ def compare(
 
 
 def _compare(subjects: list[Subject], threads: int, seconds: float) -> Comparison:
-    runs = []
+    runs: list[tuple[str, Timed]] = []
     for s in subjects:
         tell(f"loading {s.name}")
         executable, workload = ready(s, threads)
-        args, kwargs = workload.inputs, workload.kwargs
-        runs.append((s.name, lambda e=executable, a=args, k=kwargs: e(*a, **k)))
+        runs.append((s.name, Timed(executable, workload)))
     tell("timing")
     return interleave(runs, seconds=seconds)
 

@@ -38,7 +38,7 @@ def kind_of(text: str) -> Kind:
         return "hf"
     if text.startswith("zoo:"):
         return "zoo"
-    path, _ = _split(text)
+    path, _ = split(text)
     if path.is_dir():
         if (path / "manifest.json").exists():
             return "artefact"
@@ -64,20 +64,21 @@ def resolve(text: str, *, random_weights: bool = False) -> Workload:
     """
     kind = kind_of(text)
     if kind == "python":
-        path, name = _split(text)
+        path, name = split(text)
         workload = _from_file(path, name)
         digest = sha256(path)
     elif kind == "zoo":
         workload, digest = _from_zoo(text), None
     elif kind == "hf":
-        from paredown.adapters.hf import hf_workload
+        from paredown.adapters import hf, hf_run
 
-        workload = hf_workload(Path(text[3:]), random_weights=random_weights)
+        folder, asked = hf_run.split(text)
+        workload = hf.hf_workload(folder, random_weights=random_weights, asked=asked)
         digest = workload.source.sha256 if workload.source is not None else None
     elif kind == "onnx":
         from paredown.runtime.onnx_model import from_reference
 
-        workload, digest = from_reference(text), sha256(_split(text)[0])
+        workload, digest = from_reference(text), sha256(split(text)[0])
     else:
         from paredown import artefact
 
@@ -85,8 +86,36 @@ def resolve(text: str, *, random_weights: bool = False) -> Workload:
     return replace(workload, source=TargetRef(text, digest, random_weights))
 
 
-def _split(text: str) -> tuple[Path, str | None]:
-    """``file.py:name`` as path and name."""
+def run_as(
+    text: str,
+    *,
+    run: str | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+) -> str:
+    """A reference that says how it is run: ``hf:F`` and ``generate`` give ``hf:F?run=generate``.
+
+    The reference as it is where nothing is asked. Raises ``TargetError``: only Hugging Face folders
+    leave the choice open, other targets say it themselves.
+    """
+    if run is None and prompt_tokens is None and new_tokens is None:
+        return text
+    if kind_of(text) != "hf":
+        raise TargetError(
+            f"{text}: --run, --prompt-tokens and --new-tokens are for hf: targets; in a file say "
+            "Workload(..., run='generate', loop=Generate(new_tokens=...))"
+        )
+    from paredown.adapters import hf_run
+
+    folder, before = hf_run.split(text)
+    given = {"run": run, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    asked = replace(before, **{k: v for k, v in given.items() if v is not None})
+    query = hf_run.check(asked, text).query()
+    return f"hf:{folder}?{query}" if query else f"hf:{folder}"
+
+
+def split(text: str) -> tuple[Path, str | None]:
+    """``file.py:name`` as path and name; ``file.onnx?x=1x3`` without its shapes."""
     head, colon, tail = text.rpartition(":")
     if colon and head.endswith(".py"):
         return Path(head), tail or None

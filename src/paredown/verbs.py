@@ -18,6 +18,7 @@ from paredown.result import (
     DeviceDoc,
     DoctorDoc,
     DownDoc,
+    NativePlanDoc,
     PapersDoc,
     ProfileDoc,
     ShowDoc,
@@ -45,29 +46,39 @@ def profile(
     train: bool = False,
     html: str | None = None,
     random_weights: bool = False,
+    run: str | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
 ) -> ProfileDoc:
     """Where the time, memory and data movement of a target go, priced on ``device``.
 
     ``measure`` times every operator here as well (eager, all allowed cores), which needs ``this``.
-    ``html`` names a page to write. Raises ``InputError`` before any work for a page that cannot be
-    written or a device that cannot be measured.
+    ``run`` (``generate``), ``prompt_tokens`` and ``new_tokens`` say what one run of a Hugging Face
+    target is. ``html`` names a page to write. Raises ``InputError`` before any work for a page that
+    cannot be written or a device that cannot be measured.
     """
-    from paredown import artefact, manifest, targets
+    from paredown import artefact, manifest, runtime, targets
     from paredown import device as devices
     from paredown.cost.profile import profile as priced
     from paredown.graph.capture import capture
     from paredown.measure.fingerprint import fingerprint
 
+    target = targets.run_as(target, run=run, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     page = _page(html)
     if measure and device != "this":
         raise InputError(f"--measure times this machine: it cannot be given with --device {device}")
-    backend = "eager"
     if targets.kind_of(target) == "artefact":
         if measure:
             raise InputError(f"{target} is an artefact: `pare bench {target}` times it")
         workload, backend = artefact.rebuilt(target), manifest.check(target).backend
     else:
         workload = targets.resolve(target, random_weights=random_weights)
+        backend = runtime.own_backend(workload)
+        if measure and backend != "eager":
+            raise InputError(
+                f"{target}: {backend} does not time its operators one by one; `pare bench {target}` "
+                "times it whole"
+            )
     where = devices.load(device)
     if measure:
         from paredown.measure.selftime import self_times
@@ -125,6 +136,9 @@ def apply(
     backend: str | None = None,
     threads: int | None = None,
     random_weights: bool = False,
+    run: str | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> ShowDoc:
     """Carry a recipe out on a target and save the artefact in ``out``; returns what `show` does.
@@ -140,6 +154,7 @@ def apply(
     from paredown.measure.fingerprint import fingerprint
     from paredown.runtime.gate import gate
 
+    target = targets.run_as(target, run=run, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     asked = _recipe(recipe)
     count = _threads(threads or asked.lower.threads)
     if backend is not None:
@@ -194,6 +209,9 @@ def bench(
     backends: Sequence[str] = (),
     threads: int | None = None,
     random_weights: bool = False,
+    run: str | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> CompareDoc:
     """Time one target on its own backend (eager for networks), or on those named, in turns."""
@@ -201,6 +219,7 @@ def bench(
     from paredown.errors import NotApplicable
     from paredown.sidebyside import Subject
 
+    target = targets.run_as(target, run=run, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     if backends and targets.kind_of(target) == "artefact":
         raise InputError(f"{target} is an artefact and has its own backend: leave --backend out")
     for name in backends:
@@ -212,6 +231,21 @@ def bench(
         for b in dict.fromkeys(backends or [None])
     ]
     return _timed("bench", subjects, _threads(threads), progress)
+
+
+def plan_native(
+    target: str, *, threads: int | None = None, random_weights: bool = False
+) -> NativePlanDoc:
+    """How the native engine would run a target at its example shapes. Nothing is timed."""
+    from paredown import runtime, targets
+    from paredown.errors import NotApplicable
+    from paredown.runtime.native.show import document
+
+    backend = runtime.backend("native")
+    if missing := backend.available():
+        raise NotApplicable(f"native: {missing}")
+    workload = targets.resolve(target, random_weights=random_weights)
+    return document(backend.lower(workload, threads=_threads(threads)), _name(target))
 
 
 def device(name: str | None = None) -> DeviceDoc:
@@ -235,7 +269,14 @@ def calibrate() -> DeviceDoc:
     return DeviceDoc(devices=[_plain(calibration.this(refresh=True))])
 
 
-def techniques(*, target: str | None = None, random_weights: bool = False) -> TechniquesDoc:
+def techniques(
+    *,
+    target: str | None = None,
+    random_weights: bool = False,
+    run: str | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+) -> TechniquesDoc:
     """Every technique; for a target, whether each applies, at how many sites, or why not."""
     from paredown.techniques import listing
 
@@ -244,6 +285,7 @@ def techniques(*, target: str | None = None, random_weights: bool = False) -> Te
     from paredown import targets
     from paredown.graph.capture import capture
 
+    target = targets.run_as(target, run=run, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     workload = targets.resolve(target, random_weights=random_weights)
     rows = listing.rows_for(workload, capture(workload))
     return TechniquesDoc(target=target, techniques=rows)
@@ -305,11 +347,11 @@ def _timed(
     sides: list[Side] = []
     for i, subject in enumerate(subjects):
         timing = found[subject.name]
-        figures = {"latency": timing.latency, "throughput": _throughput(timing.latency)}
+        figures = timing.figures()
         size = _size(subject)
         if size is not None:
             figures["size"] = size
-        ratios = {"latency": timing.ratio} if i else {}
+        ratios = {k: f for k, f in timing.ratios().items() if k != "throughput"} if i else {}
         sides.append(
             Side(name=subject.name, backend=_backend(subject), figures=figures, ratios=ratios)
         )
@@ -318,21 +360,16 @@ def _timed(
     )
 
 
-def _throughput(latency: Figure) -> Figure:
-    """Runs per second, one after the other: the inverse of the latency, its interval turned."""
-    from paredown.figure import measured
-
-    low, high = latency.spread or (latency.known(), latency.known())
-    return measured(1 / latency.known(), "runs/s", spread=(1 / high, 1 / low), n=latency.n)
-
-
 def _size(subject: Subject) -> Figure | None:
     from paredown import artefact, targets
     from paredown.figure import counted
 
-    if subject.target is None or targets.kind_of(subject.target) != "artefact":
+    if subject.target is None:
         return None
-    return counted(artefact.size_bytes(subject.target), "B")
+    kind = targets.kind_of(subject.target)
+    if kind == "onnx":
+        return counted(targets.resolve(subject.target).model.stored_bytes(), "B")  # type: ignore[operator]
+    return counted(artefact.size_bytes(subject.target), "B") if kind == "artefact" else None
 
 
 def _backend(subject: Subject) -> str:
@@ -341,6 +378,8 @@ def _backend(subject: Subject) -> str:
 
     if subject.target is not None and targets.kind_of(subject.target) == "artefact":
         return read(Path(subject.target)).backend
+    if subject.target is not None and targets.kind_of(subject.target) == "onnx":
+        return subject.backend or "onnxruntime"
     return subject.backend or "eager"
 
 

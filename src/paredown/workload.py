@@ -52,9 +52,9 @@ class Workload:
     ``inputs`` are the positional example inputs (they fix batch, lengths and dtypes), ``kwargs``
     the keyword ones. ``calibration`` is a sequence of ``(args, kwargs)``-like items: a tensor, a
     tuple or a dict each. ``run`` says what one run is; ``generate``, ``stream`` and ``sample`` are
-    loops around the model, which ``loop`` describes. ``evaluate(model)`` guides a search and ``verify(model)`` decides its
-    verdict, on other examples; both return a float or one score per example, higher is better, on
-    a scale of ``scale`` (1 or 100; None when unknown).
+    loops around the model, which ``loop`` describes. ``evaluate(model)`` guides a search and
+    ``verify(model)`` decides its verdict, on other examples; both return a float or one score per
+    example, higher is better, on a scale of ``scale`` (1 or 100; None when unknown).
     """
 
     model: nn.Module

@@ -1,5 +1,7 @@
 """Loops around a model: what a run computes, and what is refused."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from loop_nets import Decoder, Denoiser, Filter
@@ -141,7 +143,7 @@ def test_the_memory_timeline_grows_with_the_cache():
     grown = [live[i] for i in ends]
     keys_and_values = 2 * 2 * 16 * 4  # batch x width x two x float32, for one more token
     token = 2 * 8  # int64 of the batch, kept for the result
-    steps = {b - a for a, b in zip(grown[1:], grown[2:], strict=False)}
+    steps = {b - a for a, b in pairwise(grown[1:])}
     assert steps == {keys_and_values + token}
 
 
@@ -159,7 +161,7 @@ def test_a_loop_may_be_named_by_run_alone_where_it_says_enough():
     [
         (
             lambda: Workload(nn.Linear(4, 4), (torch.ones(1, 4),), run="generate"),
-            "no `state`|`state`",
+            "takes no `state`",
         ),
         (lambda: Workload(Decoder(), (torch.ones(5),), run="generate"), "prompt's tokens"),
         (lambda: Workload(nn.Linear(4, 4), (torch.ones(1, 4),), loop=Stream(2)), "no `state`"),

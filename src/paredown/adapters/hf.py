@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paredown.adapters.hf_inputs import example_inputs
+from paredown.adapters import hf_run
 from paredown.errors import MissingExtra, TargetError
 from paredown.workload import TargetRef, Workload
 
@@ -42,9 +42,13 @@ CARRIED = (
 
 
 def hf_workload(
-    folder: str | Path, random_weights: bool = False, *, batch: int = 1, length: int | None = None
+    folder: str | Path,
+    random_weights: bool = False,
+    *,
+    length: int | None = None,
+    asked: hf_run.Asked | None = None,
 ) -> Workload:
-    """Build a workload from a Hugging Face folder.
+    """Build a workload from a Hugging Face folder, run as ``asked`` (one forward call).
 
     With ``random_weights`` a ``config.json`` is enough; a model that would not fit in a third of
     free memory then stays on ``meta`` (it can be profiled, not run). Raises ``TargetError`` for a
@@ -53,11 +57,13 @@ def hf_workload(
     path = Path(folder)
     config = load_config(path)
     model = build(config, path) if random_weights else load(path, config)
-    kwargs = example_inputs(model, folder=path, batch=batch, length=length)
+    asked = asked or hf_run.Asked()
+    kwargs = hf_run.inputs(model, path, asked, length)
     digest = hashlib.sha256((path / "config.json").read_bytes()).hexdigest()
     return Workload(
         model.eval(),
         kwargs=kwargs,
+        loop=hf_run.loop(asked),
         name=path.resolve().name,
         source=TargetRef(f"hf:{folder}", digest, random_weights),
         carry=tuple(str(path / f) for f in CARRIED if (path / f).is_file()),

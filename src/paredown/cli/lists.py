@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from paredown.cli.options import Json, Random, finish, progress
+from paredown.cli.options import (
+    Json,
+    NewTokens,
+    PromptTokens,
+    Random,
+    RunName,
+    finish,
+    progress,
+)
 
 
 def device(
@@ -41,6 +49,9 @@ def techniques(
         str | None, typer.Option("--for", metavar="TARGET", help="which apply to it, and why not")
     ] = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     json: Json = None,
 ) -> None:
     """List every technique."""
@@ -48,7 +59,13 @@ def techniques(
     def work() -> object:
         from paredown import verbs
 
-        return verbs.techniques(target=target, random_weights=random_weights)
+        return verbs.techniques(
+            target=target,
+            random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+        )
 
     finish(work, json)
 

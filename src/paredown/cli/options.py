@@ -30,6 +30,15 @@ Threads = Annotated[
 Random = Annotated[
     bool, typer.Option("--random-weights", help="hf: with a config.json alone is enough")
 ]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="hf: what one run is: forward (default) or generate")
+]
+PromptTokens = Annotated[
+    int | None, typer.Option("--prompt-tokens", min=1, help="generate: tokens of the prompt")
+]
+NewTokens = Annotated[
+    int | None, typer.Option("--new-tokens", min=1, help="generate: tokens to make (16)")
+]
 Only = Annotated[
     list[str] | None, typer.Option("--only", help="search just this technique (repeatable)")
 ]

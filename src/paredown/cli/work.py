@@ -14,8 +14,11 @@ from paredown.cli.options import (
     Effort,
     Json,
     Keep,
+    NewTokens,
     Only,
+    PromptTokens,
     Random,
+    RunName,
     Seed,
     Target,
     Threads,
@@ -35,6 +38,9 @@ def profile(
         str | None, typer.Option("--html", metavar="FILE", help="write the page")
     ] = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     json: Json = None,
 ) -> None:
     """Where the time, the memory and the data movement of a network go."""
@@ -49,6 +55,9 @@ def profile(
             train=train,
             html=html,
             random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
         )
 
     finish(work, json)
@@ -73,6 +82,9 @@ def down(
     strict: Annotated[bool, typer.Option("--strict", help="constraints must be proven")] = False,
     accept: Accept = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -96,6 +108,9 @@ def down(
             strict=strict,
             accept=accept,
             random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
             seed=seed,
             progress=progress(),
         )
@@ -116,6 +131,9 @@ def plan_down(
     threads: Threads = None,
     accept: Accept = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -136,8 +154,27 @@ def plan_down(
             threads=threads,
             accept=accept,
             random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
             seed=seed,
         )
+
+    finish(work, json)
+
+
+def plan_native(
+    target: Target,
+    threads: Threads = None,
+    random_weights: Random = False,
+    json: Json = None,
+) -> None:
+    """Show how the native engine would run a network: operators, layouts, places, threads."""
+
+    def work() -> object:
+        from paredown import verbs
+
+        return verbs.plan_native(target, threads=threads, random_weights=random_weights)
 
     finish(work, json)
 
@@ -149,6 +186,9 @@ def check(
     threads: Threads = None,
     accept: Accept = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     json: Json = None,
 ) -> None:
     """Measure against a budget; the exit code is the answer (a gate for CI)."""
@@ -163,6 +203,9 @@ def check(
             threads=threads,
             accept=accept,
             random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
         )
 
     finish(work, json)
@@ -191,6 +234,9 @@ def apply(
     backend: BackendName = None,
     threads: Threads = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     json: Json = None,
 ) -> None:
     """Apply a recipe to a target."""
@@ -205,6 +251,9 @@ def apply(
             backend=backend,
             threads=threads,
             random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
             progress=progress(),
         )
 
@@ -238,6 +287,9 @@ def bench(
     ] = None,
     threads: Threads = None,
     random_weights: Random = False,
+    run: RunName = None,
+    prompt_tokens: PromptTokens = None,
+    new_tokens: NewTokens = None,
     json: Json = None,
 ) -> None:
     """Time one target, on its own backend or on those named."""
@@ -250,6 +302,9 @@ def bench(
             backends=backend or [],
             threads=threads,
             random_weights=random_weights,
+            run=run,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
             progress=progress(),
         )
 

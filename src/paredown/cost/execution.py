@@ -39,14 +39,18 @@ class Run:
     """Done once at compile time: no work and no bytes per run."""
 
 
-def plan(graph: Graph, backend: str) -> list[Run]:
-    """Every work node as ``backend`` executes it, in order; views are left out."""
+def plan(graph: Graph, backend: str, unrealised: frozenset[str] = frozenset()) -> list[Run]:
+    """Every work node as ``backend`` executes it, in order; views are left out.
+
+    Nothing in or under the modules ``unrealised`` runs in integers or is folded into what does.
+    """
     producers = graph.producers()
     uses = Counter(t for node in graph.nodes for t in set(node.inputs))
     runs: list[Run] = []
     at: dict[int, int] = {}
     for node in graph.work_nodes():
-        run = _run(node, graph, producers, backend)
+        integers = backend in INTEGER and not _within(node.module, unrealised)
+        run = _run(node, graph, producers, backend, integers)
         fused = None if run.called or run.folded else _through_views(node, producers)
         if fused is not None and fused[1].index in at:
             tensor, producer = fused
@@ -73,16 +77,20 @@ def _through_views(node: Node, producers: dict[int, Node]) -> tuple[int, Node] |
     return tensor, producer
 
 
-def _run(node: Node, graph: Graph, producers: dict[int, Node], backend: str) -> Run:
+def _within(module: str, paths: frozenset[str]) -> bool:
+    return any(module == p or module.startswith(f"{p}.") for p in paths)
+
+
+def _run(node: Node, graph: Graph, producers: dict[int, Node], backend: str, integers: bool) -> Run:
     kind = kind_of(node, graph)
     dtype = _dtype(node, graph)
     weights = sum(_size(graph, t) for t in set(node.inputs) if _is_weight(graph, t))
     weights = min(weights, node.bytes_read)
     plain = Run(node, kind, dtype, weights, node.bytes_read - weights, node.bytes_written)
-    if backend in INTEGER and node.op in _DEQUANTIZE:
+    if integers and node.op in _DEQUANTIZE:
         # Weights are folded into the product; an activation's scale is applied inside it.
         return Run(node, kind, dtype, 0, 0, 0, called=False, folded=True)
-    if backend in INTEGER and kind in PRODUCTS:
+    if integers and kind in PRODUCTS:
         return _integer(plain, graph, producers)
     if backend in COMPILED and _fuses(node, kind):
         made = [t for t in node.inputs if t in producers]

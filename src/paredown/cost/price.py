@@ -56,10 +56,20 @@ class Cost:
         return max(self.compute_s, self.memory_s) + self.overhead_s
 
 
-def price(graph: Graph, device: Device, *, backend: str = "eager") -> Priced:
-    """Price every operator of a captured graph on a device under a backend."""
+def price(
+    graph: Graph,
+    device: Device,
+    *,
+    backend: str = "eager",
+    unrealised: frozenset[str] = frozenset(),
+) -> Priced:
+    """Price every operator of a captured graph on a device under a backend.
+
+    ``unrealised`` are modules whose integers a real executable did not run as such: they are
+    priced in floats, with their numbers unpacked in every run.
+    """
     weights = sum(s.nbytes for s in graph.storages.values() if s.kind in WEIGHTS)
-    costs = [_cost(run, device, backend, weights) for run in plan(graph, backend)]
+    costs = [_cost(run, device, backend, weights) for run in plan(graph, backend, unrealised)]
     return Priced(graph, device, backend, costs)
 
 

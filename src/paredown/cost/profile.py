@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paredown.cost import tabulate
+from paredown.cost.parts import parts, rate
 from paredown.cost.price import Priced, price
 from paredown.device.device import Device
-from paredown.figure import Figure
+from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.graph.graph import Graph
 from paredown.result import ProfileDoc, TensorInfo, Totals
@@ -20,6 +21,7 @@ class Measured:
 
     seconds: dict[int, float] = field(default_factory=dict)
     latency: Figure | None = None
+    parts: dict[str, Figure] = field(default_factory=dict)
 
 
 def profile(
@@ -50,6 +52,8 @@ def profile(
             for i, t in enumerate(graph.tensors[j] for j in graph.inputs)
         ],
         totals=_totals(priced, taken),
+        run="train_step" if train else workload.run,
+        parts=_parts(priced, taken),
         priced_share=tabulate.priced_share(graph, taken.seconds),
         unpriced=graph.unpriced,
         operators=tabulate.operators(priced, taken.seconds),
@@ -69,6 +73,18 @@ def _totals(priced: Priced, measured: Measured) -> Totals:
         latency_s=measured.latency or priced.latency,
         energy_j=priced.energy,
     )
+
+
+def _parts(priced: Priced, measured: Measured) -> dict[str, Figure]:
+    """Time, throughput and MACs of a loop's first call and its later ones."""
+    loop = getattr(priced.graph.source, "loop", None)
+    if loop is None:
+        return {}
+    found = {**parts(priced), "throughput": rate(priced), **measured.parts}
+    for phase in loop.phases:
+        macs = sum(n.macs or 0 for n in priced.graph.nodes if n.phase == phase)
+        found[f"macs.{phase}"] = counted(macs, "MAC")
+    return found
 
 
 def _waterline(priced: Priced, measured: Measured) -> dict[str, float]:

@@ -88,9 +88,12 @@ class Timed:
         return self.executable(*self.workload.inputs, **self.workload.kwargs)
 
     def parts(self) -> dict[str, float]:
-        """Seconds of the last run's parts: the ``first`` step, and the mean of the later ones."""
-        laps = self.executable.laps
-        if not laps:
+        """Seconds of the last run's parts: the ``first`` step, and the mean of the later ones.
+
+        A step of a generation makes one token of each sequence; of a stream it is one chunk.
+        """
+        laps, loop = self.executable.laps, self.workload.loop
+        if not laps or loop is None or not loop.parted:
             return {}
         rest = {"per_token": (laps[-1] - laps[0]) / (len(laps) - 1)} if len(laps) > 1 else {}
         return {"first": laps[0], **rest}
@@ -98,9 +101,7 @@ class Timed:
     def makes(self) -> tuple[int, str]:
         """What one run makes: so many of what."""
         w = self.workload
-        if w.loop is None or w.run != "generate":
-            return 1, "runs"
-        return w.loop.made(w.inputs, w.kwargs), w.loop.unit
+        return (1, "runs") if w.loop is None else (w.loop.made(w.inputs, w.kwargs), w.loop.unit)
 
 
 def interleave(subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int = 0) -> Comparison:
@@ -172,16 +173,17 @@ def _burst(run: Run, count: int) -> list[tuple[float, dict[str, float]]]:
         run()
         times.append(time.perf_counter() - t0)
         parts.append(parted())
-    start = _stable_from(times, count)
+    start = stable_from(times, count)
     return list(zip(times[start:], parts[start:], strict=True))
 
 
 def stable_part(times: Sequence[float], count: int) -> list[float]:
     """The runs from the first that is within 15 % of the burst's median on; at least ``count``."""
-    return list(times[_stable_from(times, count) :])
+    return list(times[stable_from(times, count) :])
 
 
-def _stable_from(times: Sequence[float], count: int) -> int:
+def stable_from(times: Sequence[float], count: int) -> int:
+    """Where the stable part begins."""
     limit = STABLE * float(np.median(times))
     first = next((i for i, t in enumerate(times) if t <= limit), 0)
     return min(first, len(times) - count)

@@ -19,11 +19,13 @@ from paredown.errors import MeasurementError
 from paredown.graph.record import Recorder, op_name
 from paredown.graph.train import training_step
 from paredown.measure.child import Jobs, Limits, tell
-from paredown.measure.compare import latency, stable_part
+from paredown.measure.compare import Timed, Timing, latency, stable_from
+from paredown.runtime.eager import Eager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from paredown.figure import Figure
     from paredown.graph.graph import Graph
     from paredown.workload import Workload
 
@@ -60,11 +62,13 @@ def self_times(
     limits = Limits.default(120.0 + 10 * SECONDS)
     work = list(graph.work_nodes())
     asked, views = [n.op for n in work], views_of(graph)
-    seconds, whole = Jobs().run(_measure, make, asked, views, threads, train, limits=limits)
+    job = (make, asked, views, threads, train)
+    seconds, whole, parts = Jobs().run(_measure, *job, limits=limits)
     notes: list[str] = []
     if whole is None:
         notes.append("latency is predicted: the clock was on each operator of the training step")
-    return Measured({n.index: s for n, s in zip(work, seconds, strict=True)}, whole), notes
+    times = {n.index: s for n, s in zip(work, seconds, strict=True)}
+    return Measured(times, whole, parts), notes
 
 
 def views_of(graph: Graph) -> set[str]:
@@ -75,7 +79,7 @@ def views_of(graph: Graph) -> set[str]:
 
 def _measure(
     make: Callable[[], Workload], asked: list[str], views: set[str], threads: int, train: bool
-) -> tuple[list[float], Any]:
+) -> tuple[list[float], Figure | None, dict[str, Figure]]:
     torch.set_num_threads(threads)
     workload = make().own()
     workload.model.train(train)
@@ -90,7 +94,7 @@ def _measure(
     # The first run allocates and compiles kernels: it is not one of those that count.
     found = np.median(np.asarray(runs[1:]), axis=0)
     tell("timing the whole run")
-    return found.tolist(), None if train else _whole(workload)
+    return found.tolist(), *((None, {}) if train else _whole(workload, threads))
 
 
 def _run(workload: Workload, train: bool) -> _Clock:
@@ -121,12 +125,23 @@ def _same(found: list[str], asked: list[str], name: str) -> None:
     )
 
 
-def _whole(workload: Workload) -> Any:
+def _whole(workload: Workload, threads: int) -> tuple[Figure, dict[str, Figure]]:
+    """Latency of the whole run, and of a loop's parts with its throughput."""
+    run = Timed(Eager().lower(workload, threads=threads), workload)
     times: list[float] = []
-    workload.call()
+    parts: list[dict[str, float]] = []
+    run()
     start = time.perf_counter()
     while len(times) < LEAST or (time.perf_counter() - start < SECONDS and len(times) < 2000):
         begin = time.perf_counter()
-        workload.call()
+        run()
         times.append(time.perf_counter() - begin)
-    return latency(stable_part(times, max(LEAST, len(times) // 2)))
+        parts.append(run.parts())
+    first = stable_from(times, max(LEAST, len(times) // 2))
+    whole = latency(times[first:])
+    if workload.loop is None:
+        return whole, {}
+    found = {f"latency.{n}": latency([p[n] for p in parts[first:]]) for n in parts[0]}
+    made, unit = run.makes()
+    one = Timing("", whole, whole, made=made, unit=unit)
+    return whole, {**found, "throughput": one.throughput()}

@@ -13,12 +13,13 @@ from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.measure import memory
 from paredown.measure.child import Jobs
-from paredown.measure.compare import interleave, inverse
+from paredown.measure.compare import Timed, interleave
 from paredown.measure.fingerprint import fingerprint
 from paredown.paring import predicting, request
 from paredown.paring.predicting import Accepted
 from paredown.paring.request import Request
 from paredown.result import CheckDoc
+from paredown.runtime import own_backend
 from paredown.search.judging import Examples
 from paredown.search.prove import loaded_for_memory, original_for_memory, priced
 from paredown.sidebyside import Subject, ready
@@ -26,6 +27,7 @@ from paredown.workload import Workload, stored_bytes
 
 if TYPE_CHECKING:
     from paredown.device.device import Device
+    from paredown.runtime.backend import Executable
     from paredown.search.trial import Source
 
 SECONDS = 3.0
@@ -40,6 +42,8 @@ class Found:
     before: dict[str, Figure] = field(default_factory=dict)
     predicted: dict[str, Figure] = field(default_factory=dict)
     predicted_before: dict[str, Figure] = field(default_factory=dict)
+    own_backend: str = "eager"
+    """That of the original."""
 
 
 def check(target: str | nn.Module | Workload, inputs: Any = None, **options: Any) -> CheckDoc:
@@ -96,7 +100,7 @@ def _found(asked: Request, artefact: str | None) -> Found:
         found.figures["memory"] = _memory(asked, artefact)
         if artefact is not None and relative:
             found.before["memory"] = memory.measure(
-                _original_of, artefact, asked.threads, backend="eager"
+                _original_of, artefact, asked.threads, backend=found.own_backend
             )
     accepted = Accepted(asked.predicted, asked.accept_predicted, found.predicted_before)
     accepted.fill(found.figures, found.ratios, found.predicted)
@@ -123,12 +127,13 @@ def _measure(
                       random_weights=source.random_weights)  # fmt: skip
     executable, workload = ready(subject, threads)
     original = artefacts.source_of(artefact) if artefact is not None and compared else workload
+    found.own_backend = own_backend(original)
     if artefact is not None:
         found.figures["size"] = counted(artefacts.size_bytes(artefact), "B")
     else:
         found.figures["size"] = counted(stored_bytes(workload.model), "B")
     if artefact is None or compared:
-        _count(found, artefact, original, device)
+        _count(found, artefact, original, executable, device)
     examples = Examples(deciding=True)
     before = examples.scores(original, original.model)
     if artefact is None:
@@ -137,16 +142,21 @@ def _measure(
         found.figures |= examples.judge(original, workload.model, before)
         found.before = {**found.before, **examples.score(before)}
     if timed:
-        args, kwargs = workload.inputs, workload.kwargs
-        runs = [("after", lambda: executable(*args, **kwargs))]
+        runs = [("after", Timed(executable, workload))]
         if original is not workload:
-            eager, _ = ready(Subject("before", workload=original), threads)
-            runs.insert(0, ("before", lambda: eager(*original.inputs, **original.kwargs)))
+            own, _ = ready(Subject("before", workload=original), threads)
+            runs.insert(0, ("before", Timed(own, original)))
         _time(found, runs)
     return found
 
 
-def _count(found: Found, artefact: str | None, original: Workload, device: Device | None) -> None:
+def _count(
+    found: Found,
+    artefact: str | None,
+    original: Workload,
+    executable: Executable,
+    device: Device | None,
+) -> None:
     """MACs, parameters and predicted figures of the network and of its original."""
     from paredown import artefact as artefacts
 
@@ -161,19 +171,17 @@ def _count(found: Found, artefact: str | None, original: Workload, device: Devic
     now = capture(artefacts.rebuilt(artefact, source=original))
     found.figures |= {"macs": counted(now.macs, "MAC"), "params": counted(now.params, "1")}
     if device is not None:
-        found.predicted = priced(artefact, original, device)
+        found.predicted = priced(artefact, original, device, executable)
         found.predicted_before = predicting.original(graph, device)
 
 
-def _time(found: Found, runs: list[tuple[str, Any]]) -> None:
+def _time(found: Found, runs: list[tuple[str, Timed]]) -> None:
     c = interleave(runs, seconds=SECONDS)
     for name, figures in (("before", found.before), ("after", found.figures)):
         if any(name == run for run, _ in runs):
-            latency = c[name].latency
-            figures |= {"latency": latency, "throughput": inverse(latency, "runs/s")}
+            figures |= c[name].figures()
     if len(runs) > 1:
-        ratio = c["after"].ratio
-        found.ratios |= {"latency": ratio, "throughput": inverse(ratio, "x")}
+        found.ratios |= c["after"].ratios()
 
 
 def _memory(asked: Request, artefact: str | None) -> Figure:
@@ -182,7 +190,8 @@ def _memory(asked: Request, artefact: str | None) -> Figure:
     from paredown import artefact as artefacts
 
     if artefact is None:
-        return memory.measure(original_for_memory, asked.source, asked.threads, backend="eager")
+        own = asked.own_backend
+        return memory.measure(original_for_memory, asked.source, asked.threads, backend=own)
     backend = artefacts.check(artefact).backend
     return memory.measure(loaded_for_memory, Path(artefact), asked.threads, backend=backend)
 

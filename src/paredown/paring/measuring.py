@@ -34,8 +34,8 @@ TRIAL_S = 1.2
 
 
 def baseline(request: Request, jobs: Jobs, accepted: Accepted) -> dict[str, Figure]:
-    """The original as its author runs it: eager, own dtype, same threads. What may be predicted
-    is; of another device nothing is measured but the score.
+    """The original as its author runs it: own backend, own dtype, same threads. What may be
+    predicted is; of another device nothing is measured but the score.
     """
     figures: dict[str, Figure] = jobs.run(
         _measure_original, request.source, request.threads, request.here, request.seed
@@ -43,7 +43,7 @@ def baseline(request: Request, jobs: Jobs, accepted: Accepted) -> dict[str, Figu
     figures["size"] = counted(stored_bytes(request.workload.model), "B")
     if request.here:
         figures["memory"] = memory.measure(
-            original_for_memory, request.source, request.threads, backend="eager"
+            original_for_memory, request.source, request.threads, backend=request.own_backend
         )
     accepted.fill(figures, {}, accepted.before)
     return figures
@@ -55,18 +55,15 @@ def _measure_original(
     import torch
 
     from paredown import runtime
-    from paredown.measure.compare import interleave, inverse
+    from paredown.measure.compare import Timed, interleave
 
     torch.set_num_threads(threads)
     original = source.get()
     figures: dict[str, Figure] = {}
     if timed:
-        eager = runtime.backend("eager").lower(original, threads=threads)
-        c = interleave(
-            [("baseline", lambda: eager(*original.inputs, **original.kwargs))], seconds=1, seed=seed
-        )
-        figures["latency"] = c["baseline"].latency
-        figures["throughput"] = inverse(c["baseline"].latency, "runs/s")
+        own = runtime.backend(runtime.own_backend(original)).lower(original, threads=threads)
+        c = interleave([("baseline", Timed(own, original))], seconds=1, seed=seed)
+        figures |= c["baseline"].figures()
     graph = capture(original)
     figures["macs"] = counted(graph.macs, "MAC")
     figures["params"] = counted(graph.params, "1")
@@ -141,10 +138,9 @@ def measured(report: trial.Report, baseline: dict[str, float], accepted: Accepte
     """
     accepted.fill(report.figures, report.ratios, report.predicted)
     values = {m: f.value for m, f in report.figures.items() if f.value is not None}
-    ratio = report.ratios["latency"].value
-    if ratio is not None and "latency" in baseline:
-        values["latency"] = ratio * baseline["latency"]
-    values["throughput"] = 1.0 / values["latency"]
+    for metric, ratio in report.ratios.items():
+        if metric.partition(".")[0] in ("latency", "throughput") and metric in baseline:
+            values[metric] = ratio.known() * baseline[metric]
     body = report.dump()
     del body["detail"]
     return Measured(values, body)

@@ -64,7 +64,7 @@ def document(run: Run) -> DownDoc:
         threads=run.request.threads,
         a_a_ratio=run.proof["a_a"] if run.proof else None,
         folder=str(run.request.out),
-        notes=_notes(run),
+        notes=_notes(run, after),
         fingerprint=run.fingerprint,
     )
     from paredown.report.words import headline
@@ -188,7 +188,7 @@ def _unchanged(outcome: Outcome, own: str) -> bool:
     )
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: Run, after: Side) -> list[str]:
     notes = list(run.notes)
     w = run.request.workload
     if run.proof is not None and w.verify is None and w.evaluate is not None:
@@ -200,7 +200,6 @@ def _notes(run: Run) -> list[str]:
         implied = next(c for c in run.request.budget if c.implied)
         mine = "" if implied.kind.name == "drop" else ", which is not your metric"
         notes.append(f"no quality constraint was given: gated on {implied.text}{mine}")
-    backend = run.winner.candidate.backend if run.winner else run.request.own_backend
-    notes += predicting.notes(run.request, backend)
+    notes += predicting.notes(run.request, after.backend, after.figures.get("memory"))
     detail = _detail(run, run.winner)
     return [*notes, *detail.get("notes", []), *run.graph.notes]

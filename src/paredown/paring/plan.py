@@ -33,10 +33,11 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
     found = candidates.choices(asked, graph, ASSUMED)
     space = candidates.space(asked, found, lambda _: [])
     guess = prior(space, graph, asked.device, scale=asked.workload.scale)
+    space.refused = guess.refused
     # Nothing is measured: the original's own figures are predictions as well.
     guess.baseline = {m: f.known() for m, f in original(graph, asked.device).items() if f.value}
     base = {**guess.base, **guess.baseline, "score": asked.workload.scale or 1.0}
-    base |= {c.metric: base[c.kind.name] for c in asked.budget if c.part}
+    base |= {c.metric: base[c.kind.name] for c in asked.budget if c.part and c.metric not in base}
     goal = candidates.goal(asked, base)
     every = space.candidates()
     ranked = sorted(every, key=lambda c: goal.score({m: guess(c, m) for m in goal.metrics}))

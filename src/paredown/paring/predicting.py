@@ -41,7 +41,7 @@ class Accepted:
         for metric, figure in predicted.items():
             known = figures.get(metric)
             missing = self.elsewhere and known is not None and known.value is None
-            if not (metric in self.metrics or missing):
+            if not (metric.partition(".")[0] in self.metrics or missing):
                 continue
             figures[metric] = figure
             ratios.pop(metric, None)
@@ -61,26 +61,30 @@ def original(graph: Graph, device: Device) -> dict[str, Figure]:
     return pricing.predicted(price(graph, device, backend=own))
 
 
-def notes(request: Request, backend: str) -> list[str]:
-    """What a reader must know of predictions that decided."""
+def notes(request: Request, backend: str, memory: Figure | None = None) -> list[str]:
+    """What a reader must know of predictions that decided; ``memory`` is that of the result."""
     if not request.predicted:
         return []
     device = request.device
     if request.here:
         named = ", ".join(sorted(budgeted(request.budget) & request.predicted))
         return [f"{named}: predicted, since this machine cannot measure it"] if named else []
+    threads = f"all {device.threads} of its threads" if device.threads > 1 else "its one thread"
     found = [
-        f"every cost on {device.name} is predicted from its {device.how} figures, for all "
-        f"{device.threads} of its threads; only quality (through {backend}) and sizes were "
-        "taken for real, on this machine"
+        f"every cost on {device.name} is predicted from its {device.how} figures, for {threads}; "
+        f"quality (through {backend}) and sizes are taken for real, on this machine"
     ]
-    silent = [
-        b for b in dict.fromkeys((request.own_backend, backend)) if b not in device.overhead_s
-    ]
+    used = dict.fromkeys((request.own_backend, backend))
+    silent = [b for b in used if b not in device.overhead_s]
     if silent:
         found.append(
-            f"{device.name} states no overhead of a call in {' or '.join(silent)}: the default "
-            "of the cost model stood in, whether or not that runtime exists there"
+            f"{device.name} states no overhead of a call in {' or '.join(silent)}: the default of "
+            "the cost model stood in, whether or not that runtime exists there"
+        )
+    if memory is not None and memory.value and memory.value > device.memory.capacity_bytes:
+        found.append(
+            f"the result needs {memory.value:,.0f} bytes when it runs, more than the "
+            f"{device.memory.capacity_bytes:,} of {device.name}'s {device.memory.name}"
         )
     return found
 

@@ -27,7 +27,7 @@ BY_BACKEND = ("latency", "memory", "traffic", "energy")
 
 def key(cost: str, backend: str) -> str:
     """Where a cost stands: how a backend executes a network changes some of them, not others."""
-    return f"{cost}/{backend}" if cost in BY_BACKEND else cost
+    return f"{cost}/{backend}" if cost.partition(".")[0] in BY_BACKEND else cost
 
 
 @dataclass
@@ -57,6 +57,8 @@ class Prior:
         if name in ("drop", "fidelity", "score"):
             return self._quality(name, on)
         cost = "latency" if name == "throughput" else name
+        if key(metric, self.own) in self.base:
+            cost = metric  # a loop's part has a prediction of its own
         at = key(cost, candidate.backend)
         value = self.base.get(at, 1.0)
         for step in on:
@@ -64,7 +66,11 @@ class Prior:
         known, reference = self.baseline.get(cost), self.base.get(key(cost, self.own))
         if known is not None and reference:
             value *= known / reference
-        return 1.0 / value if name == "throughput" else value
+        if name == "throughput":
+            # So many runs, or tokens of them, in the time of one run.
+            made = self.baseline.get("throughput", 1.0) * self.baseline.get("latency", 1.0)
+            return (made if "throughput" in self.baseline else 1.0) / value
+        return value
 
     def _quality(self, name: str, on: list[tuple[str, str]]) -> float:
         loss = 0.0
@@ -143,10 +149,9 @@ def _costs(graph: Graph, device: Device, backends: list[str], own: str) -> dict[
     out: dict[str, float] = {}
     for backend in dict.fromkeys([own, *backends]):
         found = pricing.predicted(price(graph, device, backend=backend))
-        for cost in BY_BACKEND:
-            value = found[cost].value
-            if value is not None:
-                out[key(cost, backend)] = value
+        for cost, figure in found.items():
+            if cost.partition(".")[0] in BY_BACKEND and figure.value is not None:
+                out[key(cost, backend)] = figure.value
     out["size"] = float(weight_bytes(graph))
     out["macs"] = float(graph.macs)
     out["params"] = float(graph.params)

@@ -92,6 +92,9 @@ def make(
     strict: bool = False,
     accept: str | None = None,
     random_weights: bool = False,
+    run: str | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
     seed: int = 0,
     gated: bool = True,
 ) -> Request:
@@ -115,6 +118,8 @@ def make(
     found = _backends(backend)
     # Calibrating this machine takes a minute: it waits until nothing is left to refuse.
     other = None if device == "this" else devices.load(device)
+    if other is not None and other.name == "this":
+        raise InputError(f"--device {device}: the name 'this' is kept for the machine at hand")
     wanted.check_machine(
         unmeasurable(),
         device=device,
@@ -137,14 +142,23 @@ def make(
     if isinstance(target, str):
         given = [name for name, value in judges.items() if value is not None]
         if given or inputs is not None:
+            extra = ", ".join([*given, *(["inputs"] if inputs is not None else [])])
+            if targets.kind_of(target) == "onnx":
+                raise InputError(
+                    f"{target} names a file alone: give {extra} with it, as in "
+                    f"down(onnx_workload({target!r}, inputs, evaluate=f), to=[...])"
+                )
             raise InputError(
                 f"{target} is a reference and says itself how it is run and judged: "
-                f"leave {', '.join([*given, *(['inputs'] if inputs is not None else [])])} out"
+                f"leave {extra} out"
             )
+        target = targets.run_as(target, run=run, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
         workload = _from_reference(target, wanted, random_weights)
         source = Source(target=target, random_weights=random_weights)
         text = target
     else:
+        if run or prompt_tokens or new_tokens:
+            raise InputError("a model from Python says itself how it is run: Workload(run=...)")
         workload = _from_python(target, inputs)
         workload = replace(workload, **{k: v for k, v in judges.items() if v is not None})
         source = Source(workload=workload)
@@ -155,6 +169,7 @@ def make(
         raise InputError(f"nothing to resume in {folder}: it holds no search.sqlite")
     folder = writable(folder, keep=False)
     targets.validate(workload)
+    found = _that_run(found, workload, asked=backend)
     return Request(
         workload=workload,
         source=source,
@@ -212,8 +227,7 @@ def measured_here(device: Device | None) -> frozenset[str]:
 
 def unpredictable(device: Device | None) -> dict[str, str]:
     """Metrics that cannot be predicted on a device, and why; None: this machine, uncalibrated."""
-    stated = device is not None and device.energy_j_per_mac
-    if stated and device.memory.energy_j_per_byte is not None:
+    if device is not None and device.energy_j_per_mac and device.memory.energy_j_per_byte:
         return {}
     # A calibration measures rates, not joules.
     who = device.name if device is not None else "the calibration of this machine"
@@ -225,6 +239,18 @@ def _backends(asked: str | None) -> dict[str, str | None]:
     found = {name: runtime.backend(name).available() for name in names}
     if asked is not None and found[asked] is not None:
         raise InputError(f"--backend {asked}: {found[asked]}")
+    return found
+
+
+def _that_run(
+    found: dict[str, str | None], workload: Workload, *, asked: str | None
+) -> dict[str, str | None]:
+    """The backends again, those that cannot run the original at all with their reason."""
+    for name in [n for n, why in found.items() if why is None]:
+        reasons = runtime.backend(name).supports(workload, None)
+        if reasons and asked is not None:
+            raise InputError(f"--backend {asked}: {reasons[0]}")
+        found[name] = reasons[0] if reasons else None
     return found
 
 

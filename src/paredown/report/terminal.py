@@ -13,6 +13,7 @@ from rich.text import Text
 from paredown.figure import Figure
 from paredown.report import listings, network_tables, tables, units, words
 from paredown.report.cells import known, legend, table
+from paredown.report.native_plan import native_plan
 from paredown.result import (
     CardsDoc,
     CheckDoc,
@@ -22,6 +23,7 @@ from paredown.result import (
     DoctorDoc,
     Document,
     DownDoc,
+    NativePlanDoc,
     PapersDoc,
     PlanDoc,
     ProfileDoc,
@@ -65,6 +67,7 @@ def profile(doc: ProfileDoc) -> list[RenderableType]:
         "traffic": t.traffic_bytes,
         "peak memory": t.peak_bytes,
         "energy": t.energy_j,
+        **{units.title(name): figure for name, figure in doc.parts.items()},
     }
     totals = table("Totals of one run", "", "")
     for name, fig in figures.items():
@@ -163,8 +166,9 @@ def down(doc: DownDoc) -> list[RenderableType]:
         ratios = [known(r) if r else Text() for r in (row["ratio"], row["versus"])]
         sides.add_row(row["title"], *cells, *ratios)
     states = {s: sum(t.state == s for t in doc.trials) for s in ("done", "skipped", "failed")}
+    done = "priced and judged" if words.foreseen(doc) else "measured"
     tried = (
-        f"{states['done']} candidates measured, {states['skipped']} skipped, "
+        f"{states['done']} candidates {done}, {states['skipped']} skipped, "
         f"{states['failed']} failed in {units.duration(doc.effort_s)}."
     )
     failed = [
@@ -210,9 +214,10 @@ def budget(results: Sequence[ConstraintResult]) -> Table:
 
 def check(doc: CheckDoc) -> list[RenderableType]:
     """Whether a target meets a budget."""
+    where = "" if doc.device == "this" else f" on {doc.device}"
     said = Text(
-        f"{doc.target}: {'met' if doc.met else 'not met'}",
-        style="bold green" if doc.met else "bold red",
+        f"{doc.target}{where}: {words.VERDICTS[doc.verdict].lower()}",
+        style=TONES.get(doc.verdict, "bold red"),
     )
     return [said, budget(doc.constraints), legend([c.achieved for c in doc.constraints])]
 
@@ -324,6 +329,7 @@ _RENDER: dict[type[Document], Callable[[Any], list[RenderableType]]] = {
     DeviceDoc: lambda d: _padded(listings.device(d, table)),
     TechniquesDoc: lambda d: _padded(listings.techniques(d, table)),
     PapersDoc: lambda d: _padded(listings.papers(d, table)),
+    NativePlanDoc: lambda d: _padded(native_plan(d, table)),
     ZooDoc: lambda d: _padded(listings.zoo(d, table)),
     CardsDoc: lambda d: _padded(listings.cards(d, table, known)),
     DoctorDoc: lambda d: _padded(listings.doctor(d, table)),

@@ -25,13 +25,14 @@ def nothing(_: int) -> None:
 class Loop(ABC):
     """One run made of several calls of a model.
 
-    ``phases`` name the first call and the later ones in a captured graph; ``unit`` is what one step
-    makes (throughput counts it).
+    ``phases`` name the first call and the later ones in a captured graph. Throughput counts
+    ``unit``. ``parted``: the first step and the later ones are figures of their own.
     """
 
     run: ClassVar[str]
-    phases: ClassVar[tuple[str, str]]
-    unit: ClassVar[str]
+    phases: ClassVar[tuple[str, str]] = ("first", "step")
+    unit: ClassVar[str] = "runs"
+    parted: ClassVar[bool] = True
 
     @abstractmethod
     def once(
@@ -61,9 +62,9 @@ class Loop(ABC):
     def steps(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Calls of the model in one run."""
 
-    @abstractmethod
     def made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Units one run makes, over the whole batch."""
+        return 1
 
     @abstractmethod
     def why_not(

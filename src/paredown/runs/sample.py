@@ -84,8 +84,7 @@ class Sample(Loop):
     """One denoising run over all steps of ``scheduler``."""
 
     run: ClassVar[str] = "sample"
-    phases: ClassVar[tuple[str, str]] = ("first", "step")
-    unit: ClassVar[str] = "samples"
+    parted: ClassVar[bool] = False
 
     scheduler: Any
 
@@ -128,10 +127,6 @@ class Sample(Loop):
     def steps(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Steps of the scheduler."""
         return len(self.scheduler.timesteps)
-
-    def made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        """Samples of the batch."""
-        return args[0].shape[0]
 
     def why_not(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -22,8 +22,6 @@ class Stream(Loop):
     """Chunks of ``chunk`` elements along ``axis`` of the first input, in order."""
 
     run: ClassVar[str] = "stream"
-    phases: ClassVar[tuple[str, str]] = ("first", "step")
-    unit: ClassVar[str] = "chunks"
 
     chunk: int
     axis: int = 1
@@ -68,10 +66,6 @@ class Stream(Loop):
     def steps(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Chunks of the example input."""
         return args[0].shape[self.axis] // self.chunk
-
-    def made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        """Chunks; a batch of streams counts as one."""
-        return self.steps(args, kwargs)
 
     def why_not(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

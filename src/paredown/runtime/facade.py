@@ -15,8 +15,9 @@ from paredown.workload import Workload
 
 
 class Facade(nn.Module):
-    """Call it like the model: one forward, also where a run is a loop. A batch other than the compiled one is cut into compiled batches.
+    """Call it like the model: one forward, also where a run is a loop.
 
+    A batch other than the compiled one is cut into compiled batches.
     Batched inputs are the tensors whose first dimension equals the example batch; the last piece is
     padded by repeating its last sample, and its surplus results are dropped. Outputs whose first
     dimension is the compiled batch are concatenated; others must agree between pieces.

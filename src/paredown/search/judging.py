@@ -40,8 +40,9 @@ class Examples:
         if judge is None:
             return None
         found = quality.judge(judge, model, who="verify" if verified else "evaluate")
-        whole = verified or self.split is None or not isinstance(found, np.ndarray)
-        return found if whole else found[self.split]
+        if verified or self.split is None or not isinstance(found, np.ndarray):
+            return found
+        return found[self.split]
 
     def judge(
         self, original: Workload, model: nn.Module, before: Scores | None
@@ -51,7 +52,7 @@ class Examples:
         ``before`` are the original's own scores on the same examples, from `scores`.
         """
         calls = list(original.calibration_inputs())[:FIDELITY_INPUTS]
-        figures = {"fidelity": quality.compare(original.model, model, calls)}
+        figures = {"fidelity": quality.compare(original.model, model, calls, loop=original.loop)}
         after = None if before is None else self.scores(original, model)
         if before is not None and after is not None:
             figures["score"] = quality.score(after, seed=self.seed)

@@ -8,18 +8,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from paredown.budget import quotient
-from paredown.measure.compare import inverse
+from paredown.cost.parts import parts, rate
 
 if TYPE_CHECKING:
     from paredown.cost.price import Priced
     from paredown.figure import Figure
+    from paredown.runtime.backend import Executable
+
+
+def unrealised(executable: Executable) -> frozenset[str]:
+    """Modules whose numbers did not run or are not held as was asked: a price that took their
+    savings for granted would count what nothing confirms.
+    """
+    return frozenset(executable.realised("", executable.asked).lost)
 
 
 def predicted(priced: Priced) -> dict[str, Figure]:
     """Every metric that the cost model predicts; ``energy`` may be unavailable."""
     return {
         "latency": priced.latency,
-        "throughput": inverse(priced.latency, "runs/s"),
+        **parts(priced),
+        "throughput": rate(priced),
         "memory": priced.peak_bytes,
         "traffic": priced.traffic,
         "energy": priced.energy,

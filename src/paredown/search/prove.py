@@ -10,7 +10,7 @@ import torch
 
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import interleave, inverse, paired_ratio
+from paredown.measure.compare import Timed, interleave, paired_ratio
 from paredown.search import pricing
 from paredown.search.judging import Examples
 from paredown.search.trial import Source
@@ -18,12 +18,14 @@ from paredown.search.trial import Source
 if TYPE_CHECKING:
     from paredown.artefact import Loaded
     from paredown.device.device import Device
+    from paredown.runtime.backend import Executable
     from paredown.workload import Workload
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What to prove: ``folders`` maps a name to an artefact; the eager original is the baseline.
+    """What to prove: ``folders`` maps a name to an artefact; the original in its own backend
+    is the baseline.
 
     With another device than this machine nothing is ``timed``: the artefacts, read back from disk,
     are priced on ``device`` instead.
@@ -64,40 +66,43 @@ def prove(spec: Proof) -> dict[str, Any]:
     tell("pricing")
     for name, folder in spec.folders.items():
         found["figures"][name]["size"] = counted(artefact.size_bytes(folder), "B")
-        found["predicted"][name] = priced(folder, original, spec.device)
+        found["predicted"][name] = priced(folder, original, spec.device, loaded[name].executable)
     if spec.timed:
         _time(spec, original, loaded, found)
     return found
 
 
-def priced(folder: Path, original: Workload, device: Device) -> dict[str, Figure]:
-    """The predicted figures of an artefact: of the network its own records rebuild."""
+def priced(
+    folder: Path | str, original: Workload, device: Device, executable: Executable
+) -> dict[str, Figure]:
+    """The predicted figures of an artefact: of the network its own records rebuild, without the
+    savings that its ``executable`` does not confirm.
+    """
     from paredown import artefact
     from paredown.cost import price
     from paredown.graph.capture import capture
 
     graph = capture(artefact.rebuilt(folder, source=original))
-    return pricing.predicted(price(graph, device, backend=artefact.check(folder).backend))
+    lost = pricing.unrealised(executable)
+    return pricing.predicted(price(graph, device, backend=executable.backend, unrealised=lost))
 
 
 def _time(
     spec: Proof, original: Workload, loaded: dict[str, Loaded], found: dict[str, Any]
 ) -> None:
-    """Latency and throughput of every side, interleaved with the eager original."""
+    """Latency and throughput of every side, interleaved with the original."""
     from paredown import runtime
 
     tell("timing side by side")
-    baseline = runtime.backend("eager").lower(original, threads=spec.threads)
-    args, kwargs = original.inputs, original.kwargs
-    subjects = [("baseline", lambda: baseline(*args, **kwargs))]
-    for name, x in loaded.items():
-        subjects.append((name, lambda e=x.executable: e(*args, **kwargs)))
+    own = runtime.backend(runtime.own_backend(original))
+    baseline = own.lower(original, threads=spec.threads)
+    subjects = [("baseline", Timed(baseline, original))]
+    subjects += [(name, Timed(x.executable, original)) for name, x in loaded.items()]
     comparison = interleave(subjects, seconds=spec.seconds, seed=spec.seed)
     ratios: dict[str, dict[str, Figure]] = found["ratios"]
     for t in comparison.timings:
-        rate = inverse(t.latency, "runs/s")
-        found["figures"][t.name] |= {"latency": t.latency, "throughput": rate}
-        ratios[t.name] = {"latency": t.ratio, "throughput": inverse(t.ratio, "x")}
+        found["figures"][t.name] |= t.figures()
+        ratios[t.name] = t.ratios()
     if "single" in loaded:
         pair = paired_ratio(comparison["after"].halves, comparison["single"].halves, spec.seed)
         ratios["after"]["latency:best_single_backend"] = pair
@@ -119,10 +124,10 @@ def loaded_for_memory(folder: Path, threads: int, source: Source | None = None) 
 
 
 def original_for_memory(source: Source, threads: int) -> Any:
-    """The eager original ready for one warm run."""
+    """The original in its own backend, ready for one warm run."""
     from paredown import runtime
 
     torch.set_num_threads(threads)
     original = source.get()
-    eager = runtime.backend("eager").lower(original, threads=threads)
-    return eager, original.inputs, original.kwargs
+    own = runtime.backend(runtime.own_backend(original)).lower(original, threads=threads)
+    return own, original.inputs, original.kwargs

@@ -20,7 +20,7 @@ import torch
 from paredown.errors import NotApplicable
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import interleave, inverse
+from paredown.measure.compare import Timed, Timing, interleave
 from paredown.search import pricing
 from paredown.search.judging import Examples, Scores
 
@@ -143,11 +143,11 @@ def run(spec: Spec) -> dict[str, Any]:
     report.figures.update(spec.examples.judge(original, facade, before))
     if spec.timed:
         tell("timing")
-        report.figures["latency"], report.ratios["latency"] = timed(spec, original, executable)
-        report.figures["throughput"] = inverse(report.figures["latency"], "runs/s")
-        report.ratios["throughput"] = inverse(report.ratios["latency"], "x")
+        taken = timed(spec, original, executable)
+        report.figures |= taken.figures()
+        report.ratios |= taken.ratios()
     tell("pricing")
-    _price(spec, workload, report)
+    _price(spec, workload, executable, report)
     report.sites = site_reports(changes, executable)
     report.notes = [n for c in changes for n in c.notes]
     report.seconds = time.perf_counter() - start
@@ -201,29 +201,30 @@ def original_scores(spec: Spec, original: Workload) -> Scores | None:
     return found
 
 
-def timed(spec: Spec, original: Workload, executable: Executable) -> tuple[Figure, Figure]:
-    """Latency of the executable and its ratio to the eager original, interleaved."""
+def timed(spec: Spec, original: Workload, executable: Executable) -> Timing:
+    """Times of the executable and their ratios to the original in its own backend, interleaved."""
     from paredown import runtime
 
-    baseline = runtime.backend("eager").lower(original, threads=spec.threads)
-    args, kwargs = original.inputs, original.kwargs
+    own = runtime.backend(runtime.own_backend(original))
+    baseline = own.lower(original, threads=spec.threads)
     comparison = interleave(
-        [
-            ("baseline", lambda: baseline(*args, **kwargs)),
-            ("candidate", lambda: executable(*args, **kwargs)),
-        ],
+        [("baseline", Timed(baseline, original)), ("candidate", Timed(executable, original))],
         seconds=spec.seconds,
         seed=spec.seed,
     )
-    found = comparison["candidate"]
-    return found.latency, found.ratio
+    return comparison["candidate"]
 
 
-def _price(spec: Spec, workload: Workload, report: Report) -> None:
+def _price(spec: Spec, workload: Workload, executable: Executable, report: Report) -> None:
     from paredown.cost import price
     from paredown.graph.capture import capture
 
-    priced = price(capture(workload), spec.device, backend=spec.recipe.lower.backend)
+    priced = price(
+        capture(workload),
+        spec.device,
+        backend=spec.recipe.lower.backend,
+        unrealised=pricing.unrealised(executable),
+    )
     report.predicted = pricing.predicted(priced)
     report.figures["macs"] = priced.macs
     report.figures["params"] = priced.params
