@@ -84,6 +84,7 @@ def _down(doc: DownDoc) -> tuple[str, dict[str, Any]]:
         "verdict": words.VERDICTS[doc.verdict],
         "budget": tables.budget(doc.constraints),
         "sides": tables.sides(doc),
+        "foreseen": words.foreseen(doc),
         "race": tables.race(doc),
         "layers": network_tables.layers(doc.layers_before, doc.layers_after),
         "waterlines": [

@@ -14,7 +14,7 @@ MOST_POINTS = 400
 
 def cost_axis(doc: DownDoc) -> tuple[str, str] | None:
     """Latency against the drop where that is known, else fidelity, else size."""
-    done = [t.measured for t in doc.trials if t.state == "done"] + [doc.after.figures]
+    done = [_figures(t, doc) for t in doc.trials if t.state == "done"] + [doc.after.figures]
     for metric in ("drop", "fidelity", "size"):
         if sum(1 for m in done if _known(m, metric) and _known(m, "latency")) >= 1:
             return "latency", metric
@@ -36,12 +36,10 @@ def pareto(name: str, doc: DownDoc) -> str | None:
     if axes is None:
         return None
     across, upward = axes
-    tried = [
-        t
-        for t in doc.trials
-        if t.state == "done" and _known(t.measured, across) and _known(t.measured, upward)
-    ]
-    at = [(t.measured[across].known(), t.measured[upward].known()) for t in tried]
+    found = [(t, _figures(t, doc)) for t in doc.trials if t.state == "done"]
+    found = [(t, f) for t, f in found if _known(f, across) and _known(f, upward)]
+    tried = [t for t, _ in found]
+    at = [(f[across].known(), f[upward].known()) for _, f in found]
     named: list[tuple[str, str, str, tuple[float, float]]] = []
     for side, label, cls, shape in (
         (doc.before, "original", "before", "s"),
@@ -57,14 +55,17 @@ def pareto(name: str, doc: DownDoc) -> str | None:
     unit = units.UNITS.get(upward, "1")
     y_low, y_high = span([y for _, y in every], pad=0.14)
     title_ = units.title(upward)
+    how = "predicted " if words.foreseen(doc) else ""
     plot = Plot(
         name,
-        f"Everything measured: {units.title(across).lower()} against {title_.lower()}",
-        f"{len(tried)} measured candidates, with {', '.join(n for n, *_ in named)}; "
+        f"Everything {'tried' if how else 'measured'}: {how}{units.title(across).lower()} against "
+        f"{title_.lower()}",
+        f"{len(tried)} {'' if how else 'measured '}candidates, "
+        f"with {', '.join(n for n, *_ in named)}; "
         "the stepped line joins those that no other beats in both.",
         span([x for x, _ in every], log=True),
         (y_low, y_high),
-        units.title(across).lower(),
+        f"{how}{units.title(across).lower()}",
         title_.lower(),
         units.tick_seconds,
         lambda v: units.tick(units.quantity(v, unit)),
@@ -142,6 +143,11 @@ def pairs(trials: Iterable[Trial], metric: str = "latency") -> list[tuple[str, f
         for t in trials
         if _known(t.predicted, metric) and _known(t.measured, metric)
     ]
+
+
+def _figures(trial: Trial, doc: DownDoc) -> dict[str, Figure]:
+    """What a trial was judged by: its predicted costs too where none could be measured."""
+    return {**trial.predicted, **trial.measured} if words.foreseen(doc) else trial.measured
 
 
 def _known(figures: dict[str, Figure], metric: str) -> bool:

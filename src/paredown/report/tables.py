@@ -168,7 +168,7 @@ def trials(rows: Sequence[Trial]) -> Capped[Trial]:
     rank = {"done": 0, "failed": 1, "skipped": 2}
 
     def order(t: Trial) -> tuple[int, float, int]:
-        latency = t.measured.get("latency")
+        latency = t.measured.get("latency", t.predicted.get("latency"))
         return rank[t.state], latency.value if latency and latency.value is not None else 1e9, t.id
 
     return cap(sorted(rows, key=order), "candidates", order="fastest")

@@ -30,6 +30,12 @@ LESS = {
 NO_CHANGE = 0.02
 
 
+def foreseen(doc: DownDoc) -> bool:
+    """Whether the latencies of a result were predicted, as for a device that is not this one."""
+    latency = doc.before.figures.get("latency")
+    return latency is not None and latency.how == "predicted"
+
+
 def change(metric: str, ratio: float) -> str:
     """A ratio in words: ``latency, 0.106`` -> ``9.4x faster``; within 2 %: ``the same latency``."""
     if ratio <= 0:
@@ -72,7 +78,9 @@ def headline(doc: DownDoc) -> list[str]:
     if doc.binding and doc.verdict in ("infeasible", "predicted_infeasible"):
         out.append(f"What binds is {doc.binding}; the nearest result is saved.")
     if doc.verdict.startswith("predicted"):
-        out.append("Predicted figures decided here; none of them was measured.")
+        costs = [units.title(c.metric).lower() for c in doc.constraints if not c.achieved.decides]
+        where = "" if doc.device == "this" else f" for {doc.device}"
+        out.append(f"Predicted{where}, not measured: {', '.join(dict.fromkeys(costs))}.")
     if doc.interrupted:
         out.append("The search was interrupted; this is the best so far.")
     return out
@@ -97,7 +105,7 @@ def _speed(doc: DownDoc) -> str | None:
             short = both.removesuffix(" faster") if said.endswith(" faster") else both
             text += f", and {short} than merely switching to {other.name}"
     if not ratio.decides:
-        text += f" ({ratio.how})"
+        text += f" ({ratio.how}{'' if doc.device == 'this' else f' for {doc.device}'})"
     return text[0].upper() + text[1:] + "."
 
 
