@@ -132,7 +132,6 @@ class GhostNetV2(nn.Module):
         features_only: bool = False,
     ) -> None:
         super().__init__()
-        self.features_only = features_only
         channels = round_channels(stem * width, 4)
         stages: list[list[nn.Module]] = [
             [ConvNormAct(in_channels, channels, 3, stride=stem_stride, act=relu)]
@@ -157,18 +156,21 @@ class GhostNetV2(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*s) for s in stages)
         # Every halving rounds up; the last gate pools 2x2, so its input needs two pixels.
         self.least = stem_stride * 2 ** (len(stages) - 1) + 1 if attention else 1
-        self.last = ConvNormAct(channels, inner, act=relu)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.widen = nn.Sequential(nn.Conv2d(inner, features, 1), nn.ReLU(inplace=True))
-        self.head = nn.Sequential(
-            nn.Flatten(1), nn.Dropout(dropout), nn.Linear(features, num_classes)
-        )
+        self.head = None
+        if not features_only:
+            self.head = nn.Sequential(
+                ConvNormAct(channels, inner, act=relu),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(inner, features, 1),
+                nn.ReLU(inplace=True),
+                nn.Flatten(1),
+                nn.Dropout(dropout),
+                nn.Linear(features, num_classes),
+            )
         he_init(self)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the stages' features."""
         need_size(x, network="GhostNetV2", minimum=self.least)
         maps = tapped(self.stages, x, range(len(self.stages)))
-        if self.features_only:
-            return maps
-        return self.head(self.widen(self.pool(self.last(maps[-1]))))
+        return maps if self.head is None else self.head(maps[-1])

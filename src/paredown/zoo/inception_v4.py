@@ -211,18 +211,17 @@ class Inception(nn.Module):
         super().__init__()
         if kind not in PARTS:
             raise UnknownName("Inception network", kind, list(PARTS))
-        self.features_only = features_only
         build, usual = PARTS[kind]
         stages, last, features = build(in_channels, tuple(repeats or usual), scales)
         self.stages = nn.ModuleList(stages)
-        self.last = last
-        self.head = classifier(features, num_classes, dropout=dropout)
+        self.last = nn.Identity() if features_only else last
+        self.head = None if features_only else classifier(features, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the features of three resolutions."""
         need_size(x, network="Inception", minimum=LEAST)
         maps = tapped(self.stages, x, range(3))
-        return maps if self.features_only else self.head(self.last(maps[-1]))
+        return maps if self.head is None else self.head(self.last(maps[-1]))
 
 
 Parts = tuple[list[nn.Module], nn.Module, int]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from paredown.errors import InputError, UnknownName
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.features import need_size, tapped
+from paredown.nn.init import small_init
 from paredown.nn.mlp import ConvMlp
 from paredown.nn.norm import LayerScale
 
@@ -116,7 +117,7 @@ class InceptionNeXt(nn.Module):
         features_only: bool = False,
     ) -> None:
         super().__init__()
-        self.features_only, self.least = features_only, patch * 2 ** (len(depths) - 1)
+        self.least = patch * 2 ** (len(depths) - 1)
         rates = iter(rising_rates(drop, sum(depths)))
         stages: list[nn.Module] = []
         for i, (depth, width, ratio) in enumerate(zip(depths, widths, ratios, strict=True)):
@@ -132,26 +133,21 @@ class InceptionNeXt(nn.Module):
             stages.append(nn.Sequential(*entry, *blocks))
         self.stages = nn.ModuleList(stages)
         last = widths[-1]
-        self.head = nn.Sequential(
-            nn.Linear(last, 3 * last),
-            nn.GELU(),
-            nn.LayerNorm(3 * last, eps=1e-6),
-            nn.Linear(3 * last, num_classes),
-        )
-        self.apply(_init)
+        self.head = None
+        if not features_only:
+            self.head = nn.Sequential(
+                nn.Linear(last, 3 * last),
+                nn.GELU(),
+                nn.LayerNorm(3 * last, eps=1e-6),
+                nn.Linear(3 * last, num_classes),
+            )
+        self.apply(small_init)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the stages' features."""
         need_size(x, network="InceptionNeXt", minimum=self.least)
         features = tapped(self.stages, x, range(len(self.stages)))
-        return features if self.features_only else self.head(features[-1].mean((2, 3)))
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        return features if self.head is None else self.head(features[-1].mean((2, 3)))
 
 
 def inceptionnext(

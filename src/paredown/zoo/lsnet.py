@@ -17,6 +17,7 @@ from paredown.nn.conv import ConvNormAct
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.dynamic import dynamic_depthwise
 from paredown.nn.features import need_size, tapped
+from paredown.nn.init import small_init
 from paredown.nn.reparam import RepConv
 from paredown.nn.squeeze import SqueezeExcite
 
@@ -158,7 +159,7 @@ class LSNet(nn.Module):
         super().__init__()
         if stem_stride not in (4, 8):
             raise InputError(f"the stem's stride is 4 or 8, got {stem_stride}")
-        self.features_only, self.image_size = features_only, image_size
+        self.image_size = image_size
         first = widths[0]
         stem = [
             ConvNormAct(in_channels, first // 4, 3, stride=2),
@@ -185,15 +186,17 @@ class LSNet(nn.Module):
                 layers.append(LSBlock(width, mixer, drop=next(rates)))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        self.norm, self.head = nn.BatchNorm1d(widths[-1]), nn.Linear(widths[-1], num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = None
+        if not features_only:
+            self.head = nn.Sequential(
+                nn.BatchNorm1d(widths[-1]), nn.Linear(widths[-1], num_classes)
+            ).apply(small_init)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the stages' features."""
         need_size(x, network="this LSNet", exactly=self.image_size)
         maps = tapped(self.stages, x, range(len(self.stages)))
-        return maps if self.features_only else self.head(self.norm(maps[-1].mean((2, 3))))
+        return maps if self.head is None else self.head(maps[-1].mean((2, 3)))
 
 
 def lsnet(

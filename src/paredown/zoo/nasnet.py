@@ -201,7 +201,7 @@ class NASNet(nn.Module):
                 f"filters must be a multiple of 24 (six times a quarter), got {filters}"
             )
         base = filters // 24
-        self.features_only, self.imagenet = features_only, imagenet
+        self.imagenet = imagenet
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, stem, 3, 2 if imagenet else 1, 0 if imagenet else 1, bias=False),
             norm(stem),
@@ -226,7 +226,8 @@ class NASNet(nn.Module):
         self.ends.append(len(plan) - 1)
         self.cells = nn.ModuleList(built)
         self.rates = [c.drop.rate for c in built]
-        self.act, self.head = nn.ReLU(), classifier(now, num_classes, dropout=dropout)
+        self.act = nn.ReLU()
+        self.head = None if features_only else classifier(now, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the features at the end of each resolution."""
@@ -237,7 +238,7 @@ class NASNet(nn.Module):
             now, before = cell(now, before), now
             if i in self.ends:
                 maps.append(now)
-        return maps if self.features_only else self.head(self.act(now))
+        return maps if self.head is None else self.head(self.act(now))
 
     def schedule(self, share: float) -> None:
         """Set drop path for this share of the training steps done, 0 to 1 (A.4)."""

@@ -72,7 +72,6 @@ class SimpleNet(nn.Module):
         super().__init__()
         if not groups or not all(groups):
             raise InputError("SimpleNet needs at least one convolution in every group")
-        self.features_only = features_only
         rest, channels, built = list(strides), in_channels, []
         reach: list[int] = []
         for i, group in enumerate(groups):
@@ -89,7 +88,7 @@ class SimpleNet(nn.Module):
         self.least = _least(reach)
         self.stages = nn.ModuleList(built)
         self.pool, self.flatten = nn.AdaptiveMaxPool2d(1), nn.Flatten(1)
-        self.head = nn.Linear(channels, num_classes)
+        self.head = None if features_only else nn.Linear(channels, num_classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.xavier_uniform_(m.weight, gain=nn.init.calculate_gain("relu"))
@@ -98,7 +97,7 @@ class SimpleNet(nn.Module):
         """Images to logits, or to the groups' features."""
         need_size(x, network="this SimpleNet", minimum=self.least)
         features = tapped(self.stages, x, range(len(self.stages)))
-        if self.features_only:
+        if self.head is None:
             return features
         return self.head(self.flatten(self.pool(features[-1])))
 

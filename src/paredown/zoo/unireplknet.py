@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from paredown.errors import InputError, UnknownName
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.features import need_size, tapped
+from paredown.nn.init import small_init
 from paredown.nn.norm import GlobalResponseNorm, LayerNorm2d, LayerScale
 from paredown.nn.reparam import DilatedReparamConv, fold_norm
 from paredown.nn.squeeze import SqueezeExcite
@@ -144,7 +145,6 @@ class UniRepLKNet(nn.Module):
             raise InputError(f"kernels are 3, 5 or one of {sorted(BRANCHES)}, got {odd[0]}")
         if stride not in (2, 4):
             raise InputError(f"the stem's stride is 2 or 4, got {stride}")
-        self.features_only = features_only
         rates = iter(rising_rates(drop, sum(len(row) for row in kernels)))
         stages: list[nn.Module] = []
         for i, (width, row) in enumerate(zip(widths, kernels, strict=True)):
@@ -162,27 +162,20 @@ class UniRepLKNet(nn.Module):
                 )
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
-        self.head = nn.Linear(widths[-1], num_classes)
-        self.apply(_init)
+        self.norm = nn.LayerNorm(widths[-1], eps=1e-6) if not features_only else nn.Identity()
+        self.head = nn.Linear(widths[-1], num_classes) if not features_only else None
+        self.apply(small_init)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the stages' features."""
         need_size(x, network="UniRepLKNet")
         maps = tapped(self.stages, x, range(len(self.stages)))
-        return maps if self.features_only else self.head(self.norm(maps[-1].mean((2, 3))))
+        return maps if self.head is None else self.head(self.norm(maps[-1].mean((2, 3))))
 
 
 def shrink(inputs: int, outputs: int, stride: int = 2) -> list[nn.Module]:
     """3x3 convolution, strided, and a layer norm over channels."""
     return [nn.Conv2d(inputs, outputs, 3, stride, 1), LayerNorm2d(outputs, eps=1e-6)]
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def unireplknet(
