@@ -94,7 +94,11 @@ def _measure(
     # The first run allocates and compiles kernels: it is not one of those that count.
     found = np.median(np.asarray(runs[1:]), axis=0)
     tell("timing the whole run")
-    return found.tolist(), *((None, {}) if train else _whole(workload, threads))
+    each: list[float] = found.tolist()
+    if train:
+        return each, None, {}
+    whole, parts = _whole(workload, threads)
+    return each, whole, parts
 
 
 def _run(workload: Workload, train: bool) -> _Clock:

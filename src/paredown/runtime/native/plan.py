@@ -146,9 +146,12 @@ class Plan:
 
 
 def _tensor(data: dict[str, Any]) -> Tensor:
-    return Tensor(**{**data, "shape": tuple(data["shape"]), "strides": tuple(data["strides"])})
+    lists = {"shape": tuple(data["shape"]), "strides": tuple(data["strides"])}
+    fields: dict[str, Any] = {**data, **lists}
+    return Tensor(**fields)
 
 
 def _step(data: dict[str, Any]) -> Step:
     tensors = {k: _tensor(t) for k, t in data["tensors"].items()}
-    return Step(**{**data, "tensors": tensors, "writes": tuple(data["writes"])})
+    fields: dict[str, Any] = {**data, "tensors": tensors, "writes": tuple(data["writes"])}
+    return Step(**fields)

@@ -142,7 +142,8 @@ def _fused(b: Builder, op: str, one: Any, other: Any, *, swapped: bool) -> Tenso
 @rule("paredown.quantize.default")
 def quantize(b: Builder, node: torch.fx.Node) -> Tensor:
     """Floats to integers, by the product that makes them where it can; equal ones only once."""
-    source, scale, zero, qmin, qmax, _axis = node.args
+    args: tuple[Any, ...] = node.args
+    source, scale, zero, qmin, qmax, _axis = args
     s, z = b.env[scale], b.env[zero]
     if not isinstance(s, torch.Tensor) or not isinstance(z, torch.Tensor):
         raise Lacking("a range computed by the model")
@@ -175,7 +176,8 @@ def _integers(b: Builder, x: Tensor, scale: float, zero: int) -> Tensor:
 @rule("paredown.dequantize.default")
 def dequantize(b: Builder, node: torch.fx.Node) -> Dequantized:
     """Kept as integers until somebody needs floats: products do not."""
-    source, scale, zero, axis, dtype = node.args
+    args: tuple[Any, ...] = node.args
+    source, scale, zero, axis, dtype = args
     q, s, z = b.env[source], b.env[scale], b.env[zero]
     if not isinstance(s, torch.Tensor) or not isinstance(z, torch.Tensor):
         raise Lacking("a range computed by the model")

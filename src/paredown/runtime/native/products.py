@@ -208,7 +208,8 @@ def batch_norm(b: Builder, node: torch.fx.Node) -> Tensor:
     if argument(node, 5, "training", False) and "legit" not in str(node.target):
         raise Lacking("batch normalisation with statistics of the batch")
     eps = argument(node, 6 if "legit" in str(node.target) else 7, "eps", 1e-5)
-    gamma, beta, mean, var = (None if a is None else b.env[a] for a in node.args[1:5])
+    given: tuple[Any, ...] = node.args[1:5]
+    gamma, beta, mean, var = (None if a is None else b.env[a] for a in given)
     if not isinstance(mean, torch.Tensor) or not isinstance(var, torch.Tensor):
         raise Lacking("batch normalisation without running statistics")
     scale = 1 / (var.double() + eps).sqrt()

@@ -54,7 +54,8 @@ def view(t: Tensor, op: Callable[..., Any], args: Sequence[Any], kwargs: dict[st
 
 
 def _part(t: Tensor, base: torch.Tensor, made: torch.Tensor) -> Tensor | None:
-    if made.untyped_storage()._cdata != base.untyped_storage()._cdata:
+    same = made.untyped_storage()._cdata == base.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+    if not same:
         return None
     return replace(
         t,
