@@ -1,6 +1,7 @@
 """Peak memory of an executable (CONTRACTS): weights as held, plus what one warm run takes.
 
-Torch's CPU allocator reports every block, so eager and inductor are exact. Other runtimes tell
+Torch's CPU allocator reports every block, so eager and inductor are exact. Our own engine knows its
+arena and packed weights, and allocates its results by torch. Other runtimes tell
 nobody: they are loaded in a child process under a malloc interposer (`kernels/cpp/mallocs.cpp`),
 twice, so that what their libraries keep after a first load is not charged to the model.
 """
@@ -28,6 +29,9 @@ Load = Callable[..., Call]
 TORCH = frozenset({"eager", "inductor"})
 """Backends whose allocations go through torch's allocator."""
 
+ARENA = "native"
+"""The backend that allocates all but its results once, and tells how much."""
+
 WARM_RUNS = 2
 
 
@@ -37,7 +41,7 @@ def measure(load: Load, *args: Any, backend: str, limits: Limits | None = None) 
     ``unavailable`` with the reason where no interposer was built; raises ``CandidateFailed`` when
     the executable itself fails.
     """
-    if backend in TORCH:
+    if backend in TORCH or backend == ARENA:
         return measured(Jobs().run(_torch_total, load, args, limits=limits), "B", n=1)
     if kernels.mallocs_library() is None:
         why = kernels.why_missing() or "the malloc interposer was not built: it needs glibc"
@@ -50,7 +54,8 @@ def _torch_total(load: Load, args: tuple[Any, ...]) -> int:
     weights = executable.weight_bytes()
     if weights is None:
         raise CandidateFailed(f"{executable.backend} does not tell the bytes of its weights")
-    return weights + torch_peak(lambda: executable(*inputs, **kwargs))
+    own = executable.arena_bytes() if executable.backend == ARENA else 0  # type: ignore[attr-defined]
+    return weights + own + torch_peak(lambda: executable(*inputs, **kwargs))
 
 
 def torch_peak(run: Callable[[], Any]) -> int:

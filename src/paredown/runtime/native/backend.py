@@ -56,7 +56,8 @@ class NativeExecutable(Executable):
             why = None
             if step.fallback is not None:
                 why = f"torch ran it, {self.shares()[i]:.0%} of the time: {step.fallback}"
-            name = step.fields["target"] if step.fallback is not None else step.op
+            # The level whose kernels ran is part of the operator's name, as in other runtimes.
+            name = step.fields["target"] if step.fallback is not None else f"{step.op}_{self.isa}"
             rows.append(Ran(step.site, name, step.precision, why, step.role))
             if step.weight is not None:
                 rows.append(Ran(step.site, "weight", step.weight))
@@ -88,9 +89,9 @@ class NativeExecutable(Executable):
         """Bytes of packed weights and constants."""
         return self.runner.weight_bytes
 
-    def memory_bytes(self) -> int:
-        """Weights as held, the arena with the kernels' scratch areas, and the results of a run."""
-        return self.runner.weight_bytes + self.runner.arena_bytes + self.runner.output_bytes
+    def arena_bytes(self) -> int:
+        """Bytes of the arena with the kernels' scratch areas; results are torch's."""
+        return self.runner.arena_bytes
 
 
 class Native(Backend):

@@ -200,7 +200,7 @@ class Builder:
         return out
 
     def copy(self, t: Tensor, strides: Sequence[int], dtype: str | None = None) -> Tensor:
-        """``t`` with other strides (and dtype): a transpose between NCHW and NHWC where it is one."""
+        """``t`` with other strides, and as another dtype where one is named."""
         out = self.new(t.shape, dtype or t.dtype, strides)
         self.move(t, out)
         return out
@@ -261,7 +261,7 @@ class Builder:
         weight = p.weight.to(p.dtype)
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
-        shape = {
+        shape: dict[str, Any] = {
             "type": str(p.dtype).removeprefix("torch."),
             "out": weight.shape[0],
             "in": weight.shape[1] * p.groups,

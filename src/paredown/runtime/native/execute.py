@@ -89,11 +89,6 @@ class Runner:
         """Bytes of the arena and of the kernels' scratch areas."""
         return int(self.engine.arena_bytes) + int(self.engine.scratch_bytes)
 
-    @property
-    def output_bytes(self) -> int:
-        """Bytes of the results, allocated at every run."""
-        return sum(self._sizes["output"])
-
     # ---------------------------------------------------------------- building
     def _constants(self, weights: dict[str, torch.Tensor]) -> dict[str, int]:
         out: dict[str, int] = {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.fx.node import map_arg
 
 from paredown.errors import LoweringError
-from paredown.runtime.export import MATMULS, Exported, module_of
+from paredown.runtime.export import Exported, module_of
 from paredown.runtime.native import (  # noqa: F401 - the rules register themselves
     arena,
-    pointwise,
-    products,
-    reductions,
+    pointwise,  # pyright: ignore[reportUnusedImport]
+    products,  # pyright: ignore[reportUnusedImport]
+    reductions,  # pyright: ignore[reportUnusedImport]
     shapes,
     views,
 )
@@ -136,8 +137,8 @@ def _is_constant(b: Builder, node: torch.fx.Node) -> bool:
 
 def _computed(b: Builder, node: torch.fx.Node) -> Value:
     """The value of a node whose inputs are all constants."""
-    args = torch.fx.node.map_arg(node.args, lambda n: b.env[n])
-    kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: b.env[n])
+    args = map_arg(node.args, lambda n: b.env[n])
+    kwargs = map_arg(node.kwargs, lambda n: b.env[n])
     with torch.no_grad():
         made = node.target(*args, **kwargs)  # type: ignore[operator]
     return list(made) if isinstance(made, (tuple, list)) else made
@@ -180,8 +181,8 @@ def _fallback(b: Builder, node: torch.fx.Node, why: str) -> Value:
     target: Any = node.target
     if not hasattr(target, "_schema"):
         raise LoweringError(f"native: {_name(node)}: {why}")
-    args = torch.fx.node.map_arg(node.args, lambda n: _operand(b, n))
-    kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: _operand(b, n))
+    args = map_arg(node.args, lambda n: _operand(b, n))
+    kwargs = map_arg(node.kwargs, lambda n: _operand(b, n))
     return by_torch(b, target, args, kwargs, node.meta.get("val"), why)
 
 

@@ -138,6 +138,7 @@ void bind_engine(nb::module_& m) {
         .def_prop_ro("isa", &Engine::isa)
         .def_prop_ro("threads", &Engine::threads)
         .def_prop_ro("steps", &Engine::steps)
+        .def_prop_ro("units", &Engine::units, "Parts that each step may be cut into.")
         .def_prop_ro("weight_bytes", &Engine::weight_bytes)
         .def_prop_ro("arena_bytes", &Engine::arena_bytes)
         .def_prop_ro("scratch_bytes", &Engine::scratch_bytes)

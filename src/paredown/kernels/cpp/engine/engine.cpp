@@ -212,6 +212,12 @@ void Engine::run_timed(const std::vector<const void*>& inputs, const std::vector
     Pool::of(threads_)->run([&](int thread) { walk(thread, first, last, meet, seconds.data()); });
 }
 
+std::vector<int64_t> Engine::units() const {
+    std::vector<int64_t> out;
+    for (const auto& step : steps_) out.push_back(step->bounds.back());
+    return out;
+}
+
 size_t Engine::weight_bytes() const {
     size_t total = 0;
     for (const Block& block : constants_) total += block.size();

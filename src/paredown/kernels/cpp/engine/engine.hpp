@@ -62,6 +62,7 @@ public:
     const std::string& isa() const { return isa_; }
     int threads() const { return threads_; }
     size_t steps() const { return steps_.size(); }
+    std::vector<int64_t> units() const;  // how many parts each step may be cut into
     size_t weight_bytes() const;
     size_t arena_bytes() const { return arena_.size(); }
     size_t scratch_bytes() const { return scratch_.size(); }
