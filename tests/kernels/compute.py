@@ -16,7 +16,12 @@ TYPES = {
     torch.uint8: "uint8",
     torch.int8: "int8",
 }
-POISON = {torch.float32: float("nan"), torch.bfloat16: float("nan"), torch.uint8: 255, torch.int8: -77}
+POISON = {
+    torch.float32: float("nan"),
+    torch.bfloat16: float("nan"),
+    torch.uint8: 255,
+    torch.int8: -77,
+}
 
 
 def rows(count: int, columns: int, dtype: torch.dtype, seed: int, gap: int = 5) -> torch.Tensor:

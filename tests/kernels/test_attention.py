@@ -36,7 +36,11 @@ def test_attention(isa: str, dtype: torch.dtype, case: int) -> None:
         "q_len": queries, "kv_len": keys, "dim": dim, "scale": dim**-0.5, "causal": causal,
     }  # fmt: skip
     for name, t, length in (("q", q, queries), ("k", k, keys), ("v", v, keys)):
-        given |= {f"{name}_batch": length * t.stride(0), f"{name}_head": dim, f"{name}_row": t.stride(0)}
+        given |= {
+            f"{name}_batch": length * t.stride(0),
+            f"{name}_head": dim,
+            f"{name}_row": t.stride(0),
+        }
     mask = torch.zeros(batch, queries, keys)
     if masked:
         generator = torch.Generator().manual_seed(5)
@@ -56,7 +60,9 @@ def test_attention(isa: str, dtype: torch.dtype, case: int) -> None:
         mask = mask + torch.full((queries, keys), -torch.inf).triu(1 + keys - queries)
     split = [t.reshape(batch, -1, h, dim).transpose(1, 2).double()
              for t, h in ((q, heads), (k, kv_heads), (v, kv_heads))]  # fmt: skip
-    exact = nnf.scaled_dot_product_attention(*split, attn_mask=mask[:, None].double(), enable_gqa=True)
+    exact = nnf.scaled_dot_product_attention(
+        *split, attn_mask=mask[:, None].double(), enable_gqa=True
+    )
     exact = exact.transpose(1, 2).reshape(batch * queries, -1).nan_to_num()
     tolerance = 1e-5 if dtype is torch.float32 else 1e-2
     torch.testing.assert_close(results[0].double(), exact, rtol=tolerance, atol=tolerance)

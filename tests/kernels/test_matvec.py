@@ -39,7 +39,9 @@ def test_matvec(isa: str, bits: int, case: int) -> None:
     whole = torch.zeros(size + 64, dtype=torch.uint8)
     start = -whole.data_ptr() % 64
     packed = whole[start : start + size]
-    compute.native.kernel_pack(isa, "matvec", fields(given), q.data_ptr(), scales.data_ptr(), packed.data_ptr())
+    compute.native.kernel_pack(
+        isa, "matvec", fields(given), q.data_ptr(), scales.data_ptr(), packed.data_ptr()
+    )
     call(isa, "matvec", {**given, "w": packed}, 3)
     weights = q.double() * scales.double().repeat_interleave(group, 1)[:, :k]
     exact = (x.double() @ weights.T + bias.double()).relu()

@@ -27,7 +27,9 @@ def make_weights(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch
     return torch.randint(-128, 128, shape, generator=generator, dtype=S8)
 
 
-def epilogue(n: int, outputs: int, dtype: torch.dtype, out: torch.dtype, kind: int) -> dict[str, Any]:
+def epilogue(
+    n: int, outputs: int, dtype: torch.dtype, out: torch.dtype, kind: int
+) -> dict[str, Any]:
     """A different mix of scale, bias, activation and residual for each `kind`."""
     generator = torch.Generator().manual_seed(n + kind)
     acts = ["none", "relu", "silu", "gelu", "hardswish", "relu6", "gelu_tanh", "sigmoid", "tanh"]
@@ -59,8 +61,17 @@ def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
         assert (g != w).double().mean() < 0.02 or (g != w).sum() <= 2
 
 
-def compare(isa: str, op: str, given: dict[str, Any], weights: torch.Tensor, shape: dict[str, Any],
-            outputs: int, columns: int, out: torch.dtype, parts: int = 3) -> torch.Tensor:
+def compare(
+    isa: str,
+    op: str,
+    given: dict[str, Any],
+    weights: torch.Tensor,
+    shape: dict[str, Any],
+    outputs: int,
+    columns: int,
+    out: torch.dtype,
+    parts: int = 3,
+) -> torch.Tensor:
     name = "c" if op == "gemm" else "out"
     results = []
     for level in ("scalar", isa):
@@ -77,13 +88,17 @@ def compare(isa: str, op: str, given: dict[str, Any], weights: torch.Tensor, sha
         marks = torch.zeros_like(gaps, dtype=torch.bool)
         view = marks[to.storage_offset() :].as_strided(to.shape, to.stride(), to.storage_offset())
         view.fill_(True)
-        assert torch.equal(gaps[~marks].nan_to_num(9), poison[~marks].nan_to_num(9)), "wrote between rows"
+        assert torch.equal(gaps[~marks].nan_to_num(9), poison[~marks].nan_to_num(9)), (
+            "wrote between rows"
+        )
         del inside
     close(results[1], results[0])
     return results[0]
 
 
-def gemm_case(isa: str, m: int, n: int, k: int, dtype: torch.dtype, out: torch.dtype, kind: int) -> None:
+def gemm_case(
+    isa: str, m: int, n: int, k: int, dtype: torch.dtype, out: torch.dtype, kind: int
+) -> None:
     a = rows(m, k, dtype, seed=m + n + k)
     w = make_weights((n, k, 1, 1), dtype, seed=k)
     ep = epilogue(n, m, dtype, out, kind)
@@ -105,7 +120,9 @@ ODD = [1, 3, 17, 31, 33, 64]
 @pytest.mark.parametrize("dtype", [F32, BF16, U8, S8])
 @pytest.mark.parametrize("isa", FAST)
 def test_gemm_at_odd_sizes(isa: str, dtype: torch.dtype) -> None:
-    for i, (m, n, k) in enumerate((m, n, k) for m in ODD for n in ODD for k in (1, 3, 17, 33, 64, 160)):
+    for i, (m, n, k) in enumerate(
+        (m, n, k) for m in ODD for n in ODD for k in (1, 3, 17, 33, 64, 160)
+    ):
         gemm_case(isa, m, n, k, dtype, F32, kind=i % 7)
 
 
@@ -171,7 +188,14 @@ def conv_case(isa: str, case: int, dtype: torch.dtype, weights_as: torch.dtype) 
     w = make_weights((out_c, c // groups, kh, kw), weights_as, seed=case)
     out = [F32, BF16, U8, S8][case % 4]
     ep = epilogue(out_c, n * out_h * out_w, dtype, out, case)
-    shape = {"type": weight_type(weights_as), "out": out_c, "in": c, "kh": kh, "kw": kw, "groups": groups}
+    shape = {
+        "type": weight_type(weights_as),
+        "out": out_c,
+        "in": c,
+        "kh": kh,
+        "kw": kw,
+        "groups": groups,
+    }
     given = {
         "in": x, "in_stride": x.stride(0), "in_type": dtype, "weight_type": weight_type(weights_as),
         "n": n, "h": h, "width": width, "c": c, "out_h": out_h, "out_w": out_w, "out_c": out_c,
@@ -186,7 +210,10 @@ def conv_case(isa: str, case: int, dtype: torch.dtype, weights_as: torch.dtype) 
         image = x.double().view(n, h, width, c).permute(0, 3, 1, 2) - zero
         kernel = (w.to(weights_as) if weights_as.is_floating_point else w).double()
         exact = torch.nn.functional.conv2d(image, kernel, None, stride, pad, dilation, groups)
-        exact = exact.permute(0, 2, 3, 1).reshape(-1, out_c) * ep.get("scale", torch.ones(out_c)).double()
+        exact = (
+            exact.permute(0, 2, 3, 1).reshape(-1, out_c)
+            * ep.get("scale", torch.ones(out_c)).double()
+        )
         exact += ep["bias"].double() if "bias" in ep else 0
         if ep["act"] == "none" and "residual" not in ep:
             torch.testing.assert_close(wanted.double(), exact, rtol=1e-2, atol=1e-2)

@@ -18,7 +18,9 @@ DTYPES = [F32, BF16, U8, S8]
 WIDTHS = [1, 3, 17, 31, 33, 64, 130]
 
 
-def both(isa: str, op: str, given: dict[str, Any], count: int, columns: int, out: torch.dtype) -> torch.Tensor:
+def both(
+    isa: str, op: str, given: dict[str, Any], count: int, columns: int, out: torch.dtype
+) -> torch.Tensor:
     """The scalar result, after the one of `isa` was found equal to it."""
     results = []
     for level in ("scalar", isa):
@@ -90,7 +92,12 @@ def test_norm(isa: str, rms: bool) -> None:
                 given |= {"gamma": gamma, "beta": None if rms else beta}
             if i % 3 == 0:
                 total = rows(9, columns, dtype, seed=0)
-                given |= {"add": add, "add_stride": add.stride(0), "sum": total, "sum_stride": total.stride(0)}
+                given |= {
+                    "add": add,
+                    "add_stride": add.stride(0),
+                    "sum": total,
+                    "sum_stride": total.stride(0),
+                }
             if not out.is_floating_point:
                 given |= {"out_scale": 0.03, "out_zero": 9}
             wanted = both(isa, "norm", given, 9, columns, out)
@@ -145,7 +152,9 @@ def test_scalar_activations_are_those_of_torch() -> None:
             given = {"a": x, "a_stride": 4001, "a_type": F32, "act": name, "rows": 1, "cols": 4001, "out": out,
                      "out_stride": 4001, "out_type": F32}  # fmt: skip
             call(level, "eltwise", given)
-            torch.testing.assert_close(out, function(x), rtol=2e-6, atol=1.5e-6, msg=f"{name} on {level}")
+            torch.testing.assert_close(
+                out, function(x), rtol=2e-6, atol=1.5e-6, msg=f"{name} on {level}"
+            )
 
 
 @pytest.mark.parametrize("isa", LEVELS)
@@ -201,14 +210,21 @@ def test_global_pool(isa: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("bilinear", "corners"), [(True, False), (True, True), (False, False)])
 def test_resize(isa: str, dtype: torch.dtype, bilinear: bool, corners: bool) -> None:
-    for h, width, oh, ow, c in [(5, 7, 10, 14, 17), (9, 8, 4, 5, 33), (1, 1, 3, 3, 64), (6, 6, 6, 6, 3)]:
+    for h, width, oh, ow, c in [
+        (5, 7, 10, 14, 17),
+        (9, 8, 4, 5, 33),
+        (1, 1, 3, 3, 64),
+        (6, 6, 6, 6, 3),
+    ]:
         x = rows(2 * h * width, c, dtype, seed=h)
         given = {"in": x, "in_stride": x.stride(0), "type": dtype, "n": 2, "h": h, "width": width, "c": c,
                  "out_h": oh, "out_w": ow, "bilinear": bilinear, "align_corners": corners}  # fmt: skip
         wanted = both(isa, "resize", given, 2 * oh * ow, c, dtype)
         if dtype is F32:
             image = x.view(2, h, width, c).permute(0, 3, 1, 2)
-            mode = {"mode": "bilinear", "align_corners": corners} if bilinear else {"mode": "nearest"}
+            mode = (
+                {"mode": "bilinear", "align_corners": corners} if bilinear else {"mode": "nearest"}
+            )
             exact = nnf.interpolate(image, (oh, ow), **mode).permute(0, 2, 3, 1).reshape(-1, c)
             torch.testing.assert_close(wanted, exact, rtol=1e-4, atol=1e-5)
 

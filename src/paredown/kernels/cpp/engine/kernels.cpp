@@ -22,7 +22,10 @@ std::map<std::string, Kernels> build() {
     for (const std::string& level : levels()) {
         if (level == "avx2") all[level] = t = avx2_kernels(t);
         if (level == "avx512") all[level] = t = avx512_kernels(t);
-        if (level == "avx512_vnni") all[level] = t = avx512_vnni_kernels(t, has_bf16());
+        if (level == "avx512_vnni") {
+            t = avx512_vnni_kernels(t);
+            all[level] = t = has_bf16() ? avx512_bf16_kernels(t) : t;
+        }
         if (level == "amx") all[level] = t = amx_kernels(t);
     }
 #endif

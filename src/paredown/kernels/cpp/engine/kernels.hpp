@@ -274,7 +274,8 @@ Kernels scalar_kernels();
 #ifdef PAREDOWN_X86
 Kernels avx2_kernels(const Kernels& base);
 Kernels avx512_kernels(const Kernels& base);
-Kernels avx512_vnni_kernels(const Kernels& base, bool bf16);  // bf16: with AVX-512 BF16 too
+Kernels avx512_vnni_kernels(const Kernels& base);
+Kernels avx512_bf16_kernels(const Kernels& base);  // VNNI too; no level of its own
 Kernels amx_kernels(const Kernels& base);
 #endif
 

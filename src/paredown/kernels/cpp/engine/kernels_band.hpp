@@ -12,7 +12,9 @@ namespace paredown::engine {
 namespace {
 
 constexpr int64_t kBandBytes = 256 << 10;
-constexpr int64_t kChunkBytes = 512 << 10;  // rows of a matrix read in place
+// Rows of a matrix with their outputs. Small weights are read again for each chunk out of L2, and the
+// outputs of one chunk stay there between panels; large weights are read as seldom as possible.
+constexpr int64_t kChunkBytes = 256 << 10, kLargeChunkBytes = 1 << 20, kLargeWeights = 512 << 10;
 constexpr int64_t kMaxTaps = 1024;
 constexpr int64_t kSlack = 64;  // rows that tiles may read beyond the last one
 
@@ -41,7 +43,9 @@ Geometry geometry_of(const Conv& given) {
     if (g.pointwise) {  // one long row of pixels, cut where it suits
         const int64_t pixels = v.n * v.out_h * v.out_w;
         g.direct = in_place<S>(v.in_type) && l.in * element_size(S) == l.k_bytes;
-        const int64_t rows = most(64, (g.direct ? kChunkBytes : kBandBytes) / l.k_bytes / 64 * 64);
+        const int64_t per_row = l.k_bytes + v.out_c * static_cast<int64_t>(size_of(v.ep.out_type));
+        const bool large = l.sums_at() > kLargeWeights;
+        const int64_t rows = most(64, (large ? kLargeChunkBytes : kChunkBytes) / per_row / 64 * 64);
         v.n = v.h = v.out_h = 1;
         v.width = v.out_w = pixels;
         g.flat = true;

@@ -48,12 +48,16 @@ PAREDOWN_INLINE F widen_bf16(__m256i bits) {
 }
 
 PAREDOWN_INLINE __m256i narrow_bf16(F v) {
+#ifdef __AVX512BF16__
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));  // denormals become zero
+#else
     const I bits = _mm512_castps_si512(v);
     const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), set_int(1));
     I rounded = _mm512_srli_epi32(add_int(add_int(bits, odd), set_int(0x7FFF)), 16);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     rounded = _mm512_mask_or_epi32(rounded, nan, _mm512_srli_epi32(bits, 16), set_int(0x40));
     return _mm512_cvtepi32_epi16(rounded);
+#endif
 }
 
 template <DType T>
