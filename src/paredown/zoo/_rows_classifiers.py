@@ -145,11 +145,30 @@ def _ffnet(variant: str, folded: bool, params: int, millions: float | None, side
     )
 
 
+def _moat(variant: str, side: int, params: int, millions: float, why: str = "") -> Variant:
+    return _row(
+        "moat:moat",
+        "moat",
+        {"variant": variant},
+        params,
+        millions,
+        "the paper's table 2" if why else "the authors' deeplab2 (rebuilt and counted)",
+        image_size=side,
+        why=why,
+        fixed_size=True,
+        sizes=(32, 64, 96),
+    )
+
+
 UNMATCHED = (
     "the paper prints {} parameters{}; the rules that count A(4@1056) and A(6@4032) to the digit "
     "give more here, with any stem of 32 to 96 filters; the authors released no code for it"
 )
 
+ELEMENTWISE = (
+    "the table counts elementwise work (norms, activations, softmax) too: we count {} billion MACs "
+    "and {} billion of these"
+)
 CUT = (
     "the paper's table cuts to whole millions (it prints 27M for the 27.8M of ConViT-S); there is "
     "no public code of the larger variants"
@@ -206,6 +225,15 @@ ROWS: dict[str, Variant] = {
     "convit-ti+": _convit("ti+", 10_000_000, None),
     "convit-s+": _convit("s+", 48_000_000, None, CUT),
     "convit-b+": _convit("b+", 152_000_000, None, CUT),
+    "moat-tiny-0": _moat("tiny-0", 256, 3_362_740, 1_041),
+    "moat-tiny-1": _moat("tiny-1", 256, 5_132_135, 1_576),
+    "moat-tiny-2": _moat("tiny-2", 256, 9_785_677, 2_975),
+    "moat-tiny-3": _moat("tiny-3", 256, 19_552_870, 5_897),
+    "moat-0": _moat("0", 224, 27_846_892, 5_638),
+    "moat-1": _moat("1", 224, 41_598_448, 9_001),
+    "moat-2": _moat("2", 224, 73_422_408, 17_050),
+    "moat-3": _moat("3", 512, 190_000_000, 271_000, ELEMENTWISE.format("263.4", "6.6")),
+    "moat-4": _moat("4", 512, 483_200_000, 648_500, ELEMENTWISE.format("636.3", "10.5")),
     "lsnet-t": _lsnet("t", 11_409_832, 316, "11.4M, 0.3G"),
     "lsnet-s": _lsnet("s", 16_146_304, 538, "16.1M, 0.5G"),
     "lsnet-b": _lsnet("b", 23_313_608, 1_245, "23.2M, 1.3G"),
