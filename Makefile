@@ -67,6 +67,7 @@ layers: $(VENV)/.dev
 generated: $(VENV)/.dev
 	$(BIN)/python scripts/schemas.py --check
 	$(BIN)/python scripts/manifest.py --check
+	$(BIN)/python scripts/zoo.py --check
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "$(PYTEST_MARKS)" $(PYTEST_ARGS)
@@ -88,6 +89,7 @@ schemas: $(VENV)/.dev
 	$(BIN)/python scripts/schemas.py
 	$(BIN)/python scripts/manifest.py
 	$(BIN)/python scripts/papers_doc.py
+	$(BIN)/python scripts/zoo.py
 
 matrix: $(VENV)/.dev
 	$(BIN)/python scripts/matrix.py
