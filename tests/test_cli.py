@@ -25,20 +25,21 @@ ENV = {**os.environ, "PYTHONPATH": str(REPO / "src"), "OMP_NUM_THREADS": "1"}
 PARE = [sys.executable, "-c", "import sys; from paredown.cli import main; sys.exit(main())"]
 
 # verb -> the long options that the table gives it (and those every target-taking verb has).
+RUN = "--run --prompt-tokens --new-tokens"
 OPTIONS = {
-    "profile": "--device --measure --train --html --random-weights",
+    "profile": f"--device --measure --train --html --random-weights {RUN}",
     "down": "--to --device --backend --only --without --keep --effort --threads --out --resume "
-    "--strict --accept --random-weights --seed",
+    f"--strict --accept --random-weights --seed {RUN}",
     "plan down": "--to --device --backend --only --without --keep --effort --threads --accept "
-    "--random-weights --seed",
-    "check": "--to --device --threads --accept --random-weights",
+    f"--random-weights --seed {RUN}",
+    "check": f"--to --device --threads --accept --random-weights {RUN}",
     "show": "",
-    "apply": "--out --backend --threads --random-weights",
+    "apply": f"--out --backend --threads --random-weights {RUN}",
     "compare": "--threads --random-weights",
-    "bench": "--backend --threads --random-weights",
+    "bench": f"--backend --threads --random-weights {RUN}",
     "device": "",
     "calibrate": "",
-    "techniques": "--for --random-weights",
+    "techniques": f"--for --random-weights {RUN}",
     "papers": "",
     "reproduce": "--all --scale",
     "doctor": "",

@@ -61,6 +61,11 @@ class Editor:
             _tie(self.model, other, own, f"{path}.{name}" if path else name)
             self.edits.append(Edit("tie", other, own, value=f"{path}.{name}" if path else name))
 
+    def tie(self, path: str, name: str, to: str) -> None:
+        """Make the parameter or buffer ``name`` at ``path`` the very tensor that ``to`` names."""
+        _tie(self.model, path, name, to)
+        self.edits.append(Edit("tie", path, name, value=to))
+
     def attr(self, path: str, name: str, value: Any) -> None:
         """Set an attribute that the module already has to a plain value (numbers, tuples of
         them).

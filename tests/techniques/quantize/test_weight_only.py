@@ -5,11 +5,13 @@ import torch
 from quant_nets import error, first, gpt2, llama
 from torch import nn
 
+from paredown.editing import replay
 from paredown.errors import InputError
 from paredown.graph.capture import capture
+from paredown.runtime.eager import load_tensors, save_tensors
 from paredown.runtime.ops import dequantize_groups, pack_int4
 from paredown.techniques.quantize.weight_only import WeightOnly, grouped
-from paredown.workload import Workload
+from paredown.workload import Workload, stored_bytes
 
 
 def back(q, scale, zero, bits):
@@ -57,15 +59,50 @@ def test_smaller_groups_are_closer():
     assert errors == sorted(errors, reverse=True)
 
 
-def test_tied_head_is_refused_and_untied_embedding_is_packed_on_request():
+def test_embeddings_of_their_own_are_packed_on_request():
     workload = gpt2()
     technique = WeightOnly(embeddings=True)
     sites = technique.sites(workload, capture(workload))
-    assert "shared with lm_head.weight" in sites.refused["transformer.wte:weight"]
-    assert "shared with transformer.wte.weight" in sites.refused["lm_head:weight"]
+    assert "packed with lm_head" in sites.refused["transformer.wte:weight"]
+    assert "lm_head:weight" in sites.ok
     assert "transformer.wpe:weight" in sites.ok
     plain = WeightOnly().sites(workload, capture(workload))
     assert "embeddings=true" in plain.refused["transformer.wpe:weight"]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_tied_head_is_packed_once_with_its_embedding(bits, tmp_path):
+    workload = gpt2()
+    technique = WeightOnly(bits=bits, group_size=32)
+    sites = technique.sites(workload, capture(workload)).only(["lm_head"])
+    change = technique.apply(workload, sites)
+    table, head = change.workload.model.transformer.wte, change.workload.model.lm_head
+    for name in ("weight", "scale", "zero"):
+        assert getattr(table, name) is getattr(head, name)
+    # Both read the same numbers: one row of the table is one row of the head.
+    w = dequantize_groups(head.weight, head.scale, head.zero, bits, 64, torch.float32)
+    assert torch.equal(table(torch.arange(100)), w)
+    assert error(workload.model.lm_head.weight.detach(), w) < (0.01 if bits == 8 else 0.2)
+    saved = 4 * 100 * 64 - (100 * 64 * bits // 8 + 5 * 100 * 2)
+    assert stored_bytes(workload.model) - stored_bytes(change.workload.model) == saved
+    # Replayed on the source and filled from disk, it is one matrix again.
+    save_tensors(change.workload.model, tmp_path / "t.safetensors")
+    again = replay(workload.copy().model, change.edits)
+    load_tensors(again, tmp_path / "t.safetensors")
+    assert again.transformer.wte.weight is again.lm_head.weight
+    assert (tmp_path / "t.safetensors").stat().st_size < stored_bytes(again) * 1.1
+    with torch.no_grad():
+        got = again(*workload.inputs, **workload.kwargs)
+    assert torch.equal(first(got), first(change.workload.call()))
+
+
+def test_a_weight_shared_by_two_linears_is_refused():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].weight = model[0].weight
+    workload = Workload(model.eval(), (torch.randn(1, 8),))
+    sites = WeightOnly().sites(workload, capture(workload))
+    assert sites.ok == ()
+    assert "shared with 1.weight" in sites.refused["0:weight"]
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -100,7 +100,7 @@ class Usage:
     """Who reads which parameter in a captured run, and which modules ran."""
 
     def __init__(self, workload: Workload, graph: Graph) -> None:
-        self.graph = graph
+        self.graph, self.model = graph, workload.model
         self.names: dict[int, list[str]] = defaultdict(list)
         self.paths: dict[int, list[str]] = defaultdict(list)
         for path, module in workload.model.named_modules(remove_duplicate=False):

@@ -6,7 +6,8 @@ is read from the captured run, never from names or registration order: the norm'
 the convolution, nothing else reads it, and both run once.
 
 Cost law: one read and one write of the activation less per norm; nothing where a backend folds too.
-Deviation: none in eval; training-time folding with batch statistics (section 3.2.2) is `qat.py`'s.
+Deviation: none in eval; training-time folding with batch statistics (section 3.2.2) is
+in the claim card's own training, `papers/cards/_qat.py`.
 """
 
 # torch keeps its modules' tables and base classes private.

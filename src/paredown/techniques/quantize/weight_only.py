@@ -7,9 +7,13 @@ least squared error over a grid, from the weights alone.
 
 Cost law: 4x (8 bits) or 8x / (1 + 10 / group_size) (4 bits) fewer weight bytes; time falls where
 weight traffic bounds the run (decoding, small batches) and the backend multiplies packed weights.
-Limits: linears and ``Conv1D``; embeddings on request; a weight tied between embedding and head is
-refused: packing one of the two would hold it twice.
+A head whose weight is its embedding's is packed together with it: both read one packed matrix,
+held once. Limits: linears and ``Conv1D``; embeddings of their own on request; other shared weights
+are refused.
 """
+
+# torch keeps its modules' tables private.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -81,6 +85,9 @@ class WeightOnly(Rewrite):
                 return False
             if not path:
                 return "the model is this layer alone: wrap it in a module"
+            pair = _tied_pair(usage, module)
+            if pair is not None and kind == "embedding":
+                return f"it is packed with {pair[0]}, whose weight it is"
             if kind == "embedding":
                 why = self._embedding(module)
                 if why:
@@ -91,7 +98,7 @@ class WeightOnly(Rewrite):
             elif kind != "linear":
                 return "only linear layers and embeddings take packed weights"
             why = usage.why_not(module)
-            if why:
+            if why and pair is None:
                 return why
             columns = matrix(module).shape[1]
             if self.group_size and columns % self.group_size:
@@ -113,7 +120,13 @@ class WeightOnly(Rewrite):
         """Swap each site for its packed form; the weights alone decide."""
         edit = Editor(workload)
         for name, path in paths(workload, sites.ok):
-            edit.swap(path, self.at(sites, name)._form(edit.model.get_submodule(path)))
+            own, old = self.at(sites, name), edit.model.get_submodule(path)
+            table = _table_of(edit.model, old)
+            edit.swap(path, own._form(old))
+            if table is not None:
+                edit.swap(table, own._form(edit.model.get_submodule(table)))
+                for tensor in ("weight", "scale", "zero"):
+                    edit.tie(table, tensor, f"{path}.{tensor}")
         return edit.change(self, sites.ok, decisions)
 
     def _form(self, old: Any) -> WeightOnlyLinear | WeightOnlyConv | WeightOnlyEmbedding:
@@ -133,6 +146,37 @@ class WeightOnly(Rewrite):
         packed = pack_int4(q) if self.bits == 4 else q
         new.weight = nn.Parameter(packed, requires_grad=False)
         return new
+
+
+def _tied_pair(usage: Usage, module: nn.Module) -> tuple[str, str] | None:
+    """Paths of the head and the embedding that share this weight and let no one else read it."""
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return None
+    owners = dict.fromkeys(n.rpartition(".")[0] for n in usage.tied(weight))
+    modules = {p: usage.model.get_submodule(p) for p in owners}
+    heads = [p for p, m in modules.items() if type(m) is nn.Linear]
+    tables = [p for p, m in modules.items() if type(m) is nn.Embedding and m.max_norm is None]
+    if (len(heads), len(tables), len(owners)) != (1, 1, 2):
+        return None
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
+        return None
+    readers = {node.module for n in usage.tied(weight) for node in usage.readers[n]}
+    return (heads[0], tables[0]) if readers == set(owners) else None
+
+
+def _table_of(model: nn.Module, head: nn.Module) -> str | None:
+    """Path of the embedding that holds a head's weight, None where it holds its own."""
+    if type(head) is not nn.Linear:
+        return None
+    return next(
+        (
+            p
+            for p, m in model.named_modules()
+            if type(m) is nn.Embedding and m.weight is head.weight
+        ),
+        None,
+    )
 
 
 def _conv(old: Any) -> WeightOnlyConv:
