@@ -6,6 +6,7 @@ from torch import nn
 
 from paredown.cost import price
 from paredown.cost.profile import Measured, profile
+from paredown.cost.tables import OVERHEAD_S, overhead
 from paredown.device.device import Device, Level
 from paredown.graph.capture import capture
 from paredown.result import ProfileDoc
@@ -142,6 +143,29 @@ def test_simulated_int8_costs_more_in_eager_and_less_in_openvino():
         price(quantized, DEVICE, backend="openvino").peak_bytes.known()
         < price(quantized, DEVICE).peak_bytes.known()
     )
+
+
+def test_int8_that_an_executable_did_not_run_is_priced_in_floats():
+    net = nn.Sequential(Int8Linear(256, 256), Int8Linear(256, 256))
+    g = graph(net, torch.randn(16, 256))
+
+    def seconds(*lost):
+        return price(g, DEVICE, backend="openvino", unrealised=frozenset(lost)).seconds
+
+    assert seconds() < seconds("0") < seconds("0", "1")
+    assert seconds("0") == pytest.approx(seconds("1"))
+    assert seconds("not.there") == seconds()
+    lost = price(g, DEVICE, backend="openvino", unrealised=frozenset({"0"}))
+    products = {c.run.node.module: c.run.dtype for c in lost.costs if c.run.node.op == "aten::mm"}
+    assert products == {"0": "float32", "1": "int8"}
+
+
+def test_a_call_that_the_device_does_not_state_is_scaled_like_one_that_it_does():
+    slow = DEVICE.model_copy(update={"overhead_s": {"eager": 4 * OVERHEAD_S["eager"]}})
+    assert overhead(slow, "eager") == 4 * OVERHEAD_S["eager"]
+    assert overhead(slow, "openvino") == pytest.approx(4 * OVERHEAD_S["openvino"])
+    silent = DEVICE.model_copy(update={"overhead_s": {}})
+    assert overhead(silent, "openvino") == OVERHEAD_S["openvino"]
 
 
 def test_packed_int4_counts_its_weights_and_reads_half_bytes():

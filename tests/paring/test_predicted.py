@@ -126,9 +126,9 @@ def test_a_microcontrollers_memory_that_cannot_be_met(tmp_path):
 
 @pytest.mark.slow
 def test_only_what_cannot_be_measured_here_is_predicted(tmp_path):
-    doc = down(
-        TINY, to=["traffic <= 0.6x", "latency <= 5x"], out=tmp_path / "out", effort="60s", **QUICK
-    ).doc
+    # Folding the norms alone saves these bytes: the first candidate meets it, on any machine.
+    to = ["traffic <= 0.995x", "latency <= 50x"]
+    doc = down(TINY, to=to, out=tmp_path / "out", effort="10s", **QUICK).doc
     how = {c.metric: c.achieved.how for c in doc.constraints}
     assert how == {"traffic": "predicted", "latency": "measured", "drop": "measured"}
     assert doc.verdict == "predicted_met"

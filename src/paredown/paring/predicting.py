@@ -78,8 +78,8 @@ def notes(request: Request, backend: str, memory: Figure | None = None) -> list[
     silent = [b for b in used if b not in device.overhead_s]
     if silent:
         found.append(
-            f"{device.name} states no overhead of a call in {' or '.join(silent)}: the default of "
-            "the cost model stood in, whether or not that runtime exists there"
+            f"{device.name} states no overhead of a call in {' or '.join(silent)}: the cost "
+            "model's default stood in, whether or not that runtime exists there"
         )
     if memory is not None and memory.value and memory.value > device.memory.capacity_bytes:
         found.append(
