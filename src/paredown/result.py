@@ -97,9 +97,9 @@ class OperatorRow(Record):
     op: str
     module: str
     line: str | None = None
-    phase: Literal[
-        "forward", "backward", "optimizer", "prefill", "decode", "first", "step"
-    ] = "forward"
+    phase: Literal["forward", "backward", "optimizer", "prefill", "decode", "first", "step"] = (
+        "forward"
+    )
     shapes: list[list[int]]
     dtype: str
     macs: int | None
