@@ -252,6 +252,44 @@ def test_a_truncated_onnx_file_is_refused(pare):
     assert "cut.onnx is not a valid ONNX file" in pare("profile", "cut.onnx")
 
 
+ONNX = {
+    "open dimensions": ("open.onnx", "leaves dimension H, W of input 'x' open"),
+    "wrong shape": ("open.onnx?x=1x4x8x8", "input 'x' is ?x3x?x?, not 1x4x8x8"),
+    "weights outside": ("outside.onnx", "keeps weights outside its folder (../w.bin)"),
+    "operator set": ("new.onnx", "Opset 99 is under development"),
+    "unknown operator": ("custom.onnx", "acme:Frob"),
+}
+
+
+@pytest.mark.parametrize("case", ONNX)
+def test_an_onnx_file_that_cannot_run_is_refused(case, pare):
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    def write(name, node, opset=17, outside=False):
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b", "c", "d"])
+        w = helper.make_tensor("w", TensorProto.FLOAT, (4, 3, 1, 1), [0.5] * 12)
+        if outside:
+            w.ClearField("float_data")
+            w.data_location = TensorProto.EXTERNAL
+            entry = w.external_data.add()
+            entry.key, entry.value = "location", "../w.bin"
+        graph = helper.make_graph([node], "g", [x], [y], [w])
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("acme", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        Path(name).write_bytes(model.SerializeToString())
+
+    conv = helper.make_node("Conv", ["x", "w"], ["y"])
+    write("open.onnx", conv)
+    write("new.onnx", conv, opset=99)
+    write("outside.onnx", conv, outside=True)
+    write("custom.onnx", helper.make_node("Frob", ["x", "w"], ["y"], domain="acme"))
+    target, says = ONNX[case]
+    shape = "?x=1x3x8x8" if case in ("operator set", "unknown operator") else ""
+    assert says in pare("down", target + shape, *TO)
+
+
 @pytest.mark.parametrize(
     "argv",
     [[], ["fly"], ["down"], ["down", "net.py"], ["down", "net.py", "--to"], ["down", "--nope"]],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from paredown.artefact import load as load
     from paredown.errors import ParedownError as ParedownError
     from paredown.paring import down as down
+    from paredown.runtime.onnx_model import onnx_workload as onnx_workload
     from paredown.workload import Workload as Workload
 
 # name -> module it is imported from on first use, so that `import paredown` stays light.
@@ -18,9 +19,10 @@ _LAZY = {
     "ParedownError": "paredown.errors",
     "load": "paredown.artefact",
     "down": "paredown.paring",
+    "onnx_workload": "paredown.runtime.onnx_model",
 }
 
-__all__ = ["ParedownError", "Workload", "__version__", "down", "load"]
+__all__ = ["ParedownError", "Workload", "__version__", "down", "load", "onnx_workload"]
 
 
 def __getattr__(name: str) -> Any:

@@ -313,7 +313,7 @@ def source_of(
             f"{folder} needs its source {ref.ref}: {e}; name it with source="
         ) from None
     if kind in ("python", "onnx"):
-        path = Path(ref.ref.rpartition(":")[0] if ".py:" in ref.ref else ref.ref)
+        path, _ = targets.split(ref.ref)
         if path.resolve().is_relative_to(folder.resolve()):
             raise ArtefactError(
                 f"{folder} names a file of its own as source: refused, not imported"

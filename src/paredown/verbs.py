@@ -76,8 +76,8 @@ def profile(
         backend = runtime.own_backend(workload)
         if measure and backend != "eager":
             raise InputError(
-                f"{target}: {backend} does not time its operators one by one; `pare bench {target}` "
-                "times it whole"
+                f"{target}: {backend} does not time its operators one by one; "
+                f"`pare bench {target}` times it whole"
             )
     where = devices.load(device)
     if measure:

@@ -112,7 +112,8 @@ class _Build:
         self.ids: dict[str, int] = {}
         for i in self.graph.initializer:
             weight = _dtype(i.data_type)[0] in ("float32", "float16", "bfloat16", "int8", "uint8")
-            kind: Kind = "parameter" if weight else "constant"
+            # A scalar is an operator's setting, not something that was learnt.
+            kind: Kind = "parameter" if weight and i.dims else "constant"
             if i.name.endswith(GRIDS) and i.name.rpartition(".")[0] in self.layers:
                 kind = "buffer"
             self._declare(i.name, tuple(i.dims), i.data_type, kind)

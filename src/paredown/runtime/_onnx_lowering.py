@@ -45,6 +45,9 @@ def translations() -> dict[Any, Any]:
     schema = onnx.defs.OpSchema
     types = [f"tensor({t})" for t in _TYPES]
     for name, (inputs, outputs, attributes) in _OPERATORS.items():
+        # A first call that failed half way has left some of them behind.
+        if onnx.defs.has(name, DOMAIN):
+            continue
         slots = [*inputs, *outputs]
         formal = [schema.FormalParameter(n, f"T{i}") for i, n in enumerate(slots)]
         onnx.defs.register_schema(

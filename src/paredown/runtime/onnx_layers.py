@@ -93,7 +93,7 @@ def take_apart(model: Any) -> Apart:
     import onnx
 
     skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(model)
+    skeleton.CopyFrom(_newer(model))
     graph = skeleton.graph
     _constants_as_initializers(graph)
     names = name_nodes(graph)
@@ -183,6 +183,23 @@ def _constants_as_initializers(graph: Any) -> None:
     nodes = [_copied(n) for n in rest]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _newer(model: Any) -> Any:
+    """The model in an operator set with scales per channel, as it is where it cannot be converted.
+
+    Only what techniques rewrite is converted: the original runs from its file.
+    """
+    from onnx import version_converter
+
+    if _opset(model) >= OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, OPSET)
+    # The converter raises bare RuntimeErrors for operators it has no rule for, ValueErrors above
+    # 2 GB; its layers then say that the operator set is too old.
+    except (RuntimeError, ValueError):
+        return model
 
 
 def _copied(proto: Any) -> Any:

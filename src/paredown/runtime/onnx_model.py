@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from paredown.errors import InputError, NotApplicable, TargetError
+from paredown.errors import InputError, LoweringError, NotApplicable, TargetError
 from paredown.graph.graph import Graph
 from paredown.graph.onnx import from_onnx
 from paredown.runtime import tree
@@ -160,9 +160,18 @@ class OnnxModule(nn.Module):
                 source = serialised(lowered(model, products=False))
                 found = session(source, threads, plain=changed)
             else:
-                found = session(self.path, threads)
+                found = self._file(threads)
             self._session = (found, key)
         return self._session[0]
+
+    def _file(self, threads: int) -> Any:
+        """A session of the file itself; ``TargetError`` when ONNX Runtime refuses it."""
+        from paredown.runtime.onnxruntime import session
+
+        try:
+            return session(self.path, threads)
+        except LoweringError as e:
+            raise TargetError(f"{self.path}: {e}") from None
 
     def _named(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         given = dict(zip(self.input_names, args, strict=False)) | kwargs

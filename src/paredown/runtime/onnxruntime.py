@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -305,7 +306,7 @@ def session(
         data = source if isinstance(source, bytes) else str(source)
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:
-        raise LoweringError(f"onnxruntime cannot open the model: {first_line(e)}") from e
+        raise LoweringError(f"onnxruntime cannot open the model: {_opening(e)}") from e
 
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -360,6 +361,12 @@ def _copy(source: Path, folder: Path) -> list[Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.parent / name, folder / name)
     return [Path(name) for name in beside]
+
+
+def _opening(e: BaseException) -> str:
+    """Why a session did not open, without the places in ONNX Runtime's own sources."""
+    line = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", " ", first_line(e))
+    return line.rpartition("failed:")[2].strip()
 
 
 def _optimized(source: Any, threads: int, fold: bool) -> tuple[list[dict[str, Any]], int]:

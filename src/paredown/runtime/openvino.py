@@ -46,6 +46,7 @@ MATRIX_LAYERS = frozenset(
         "ScaledDotProductAttention",
     }
 )
+CONVOLUTIONS = frozenset({"Convolution", "GroupConvolution"})
 QUIET_LAYERS = frozenset({"Const", "Input", "Output", "Parameter", "Result"})
 
 
@@ -126,7 +127,7 @@ class OpenVinoExecutable(Executable):
         for layer, sites in zip(layers, self._sites(layers), strict=True):
             precision = self._precision(layer)
             for site in sites:
-                why = self._otherwise(site, precision) if layer.matrix else None
+                why = self._otherwise(site, layer.kind, precision) if layer.matrix else None
                 role = COMPUTE if layer.matrix else ""
                 rows.append(Ran(site, layer.kind, precision, why, role))
                 if (held := layer.weight()) is not None:
@@ -193,8 +194,10 @@ class OpenVinoExecutable(Executable):
             return "int8" if _quantizes_inside(columns) else layer.precision
         return layer.precision
 
-    def _otherwise(self, site: str, precision: str) -> str | None:
+    def _otherwise(self, site: str, kind: str, precision: str) -> str | None:
         asked = self.asked.get(site)
+        if asked is not None and asked.weight and not asked.activation and kind in CONVOLUTIONS:
+            return "the CPU plugin unpacks its weights as it compiles: fewer bytes on disk alone"
         if asked is None or precision == asked.compute:
             return None
         return f"asked for {asked.compute}, the CPU plugin ran it in {precision}"

@@ -202,6 +202,8 @@ class Builder:
     def copy(self, t: Tensor, strides: Sequence[int], dtype: str | None = None) -> Tensor:
         """``t`` with other strides, and as another dtype where one is named."""
         out = self.new(t.shape, dtype or t.dtype, strides)
+        if out.dtype == t.dtype:
+            out = replace(out, scale=t.scale, zero=t.zero)
         self.move(t, out)
         return out
 
@@ -318,6 +320,7 @@ def _planes(t: Tensor, out: Tensor) -> dict[str, Any] | None:
         count *= s
     if c == 1 or count == 1:
         return None
+    integers = out if out.dtype == "uint8" else t
     for a, b, to_nhwc in ((t, out, True), (out, t, False)):
         planar = views.nested(a.shape[2:], a.strides[2:])
         wide = views.nested(b.shape[2:], b.strides[2:])
@@ -335,7 +338,8 @@ def _planes(t: Tensor, out: Tensor) -> dict[str, Any] | None:
             "c": c,
             "pixels": count,
             "nhwc_stride": wide[1],
-            "scale": 1.0,
+            "scale": integers.scale,
+            "zero": integers.zero,
         }
     return None
 

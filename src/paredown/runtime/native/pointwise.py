@@ -9,6 +9,7 @@ import torch
 from paredown.runtime.native import products, views
 from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Lacking
 from paredown.runtime.native.plan import Tensor
+from paredown.runtime.native.reductions import normed
 from paredown.runtime.native.rules import argument, dtype_of, result, rule
 
 ACTS = {
@@ -157,20 +158,41 @@ def quantize(b: Builder, node: torch.fx.Node) -> Tensor:
     if (done := products.quantized(b, source, *numbers)) is not None:
         _note(b, done, node)
         return done
+    if (done := normed(b, source, *numbers)) is not None:
+        _note(b, done, node)
+        return done
     if x.dtype not in FLOATS:
         raise Lacking(f"quantizing {x.dtype}")
-    out = _integers(b, x, *numbers)
+    out = _integers(b, node, x, *numbers)
     b.move(x, out)
     b.copies[key] = out
     return out
 
 
-def _integers(b: Builder, x: Tensor, scale: float, zero: int) -> Tensor:
-    """Room for the integers of ``x``; an image laid out in planes becomes pixels on the way."""
-    planes = len(x.shape) == 4 and views.pixels(x) is None
-    strides = views.channels_last(x.shape) if planes else views.dense_like(x, x.shape)
-    fresh = b.new(x.shape, "uint8", strides)
+def _integers(b: Builder, node: torch.fx.Node, x: Tensor, scale: float, zero: int) -> Tensor:
+    """Room for the integers of ``x``."""
+    fresh = b.new(x.shape, "uint8", _strides_for(node, x))
     return Tensor(fresh.buffer, fresh.dtype, fresh.shape, fresh.strides, 0, scale, zero)
+
+
+IMAGES = ("conv2d", "convolution", "pool2d")
+
+
+def _strides_for(node: torch.fx.Node, x: Tensor) -> tuple[int, ...]:
+    """As ``x`` lies; an image in planes that a convolution reads becomes pixels on the way."""
+    if len(x.shape) == 4 and views.pixels(x) is None and _feeds_image(node):
+        return views.channels_last(x.shape)
+    return views.dense_like(x, x.shape)
+
+
+def _feeds_image(node: torch.fx.Node) -> bool:
+    for user in node.users:
+        name = str(user.target)
+        if any(word in name for word in IMAGES):
+            return True
+        if ("dequantize" in name or "_to_copy" in name) and _feeds_image(user):
+            return True
+    return False
 
 
 @rule("paredown.dequantize.default")
@@ -205,6 +227,4 @@ def cast(b: Builder, node: torch.fx.Node) -> Tensor:
         fresh = b.retype(*found, kind)
         _note(b, fresh, node)
         return Tensor(fresh.buffer, kind, x.shape, x.strides, x.offset)
-    planes = len(x.shape) == 4 and views.pixels(x) is None
-    strides = views.channels_last(x.shape) if planes else views.dense_like(x, x.shape)
-    return b.copy(x, strides, kind)
+    return b.copy(x, _strides_for(node, x), kind)

@@ -195,6 +195,23 @@ def norm(b: Builder, node: torch.fx.Node) -> Tensor:
     return out
 
 
+def normed(b: Builder, node: Any, scale: float, zero: int) -> Tensor | None:
+    """Let the norm before a quantizer write integers itself, where nobody else reads its result."""
+    value = b.env.get(node)
+    if not isinstance(value, Tensor) or value.buffer in b.shared:
+        return None
+    step = b.made.get(value.buffer)
+    if step is None or step.op != "norm" or step.tensors["out"].numel != value.numel:
+        return None
+    old = step.tensors["out"]
+    fresh = replace(b.new(old.shape, "uint8", old.strides), scale=scale, zero=zero)
+    b.drop(old.buffer)
+    b.made[fresh.buffer] = step
+    step.tensors["out"] = fresh
+    step.fields |= {"out_type": "uint8", "out_scale": scale, "out_zero": zero}
+    return replace(fresh, shape=value.shape, strides=value.strides, offset=value.offset)
+
+
 @rule("aten.softmax.int", "aten._softmax.default")
 def softmax(b: Builder, node: torch.fx.Node) -> Tensor:
     """Softmax over the last dimension."""
