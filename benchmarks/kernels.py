@@ -5,8 +5,8 @@
 The two take turns, the shortest time of each counts, and a row is printed only after both outputs
 agreed. oneDNN gets weights reordered ahead (`mkldnn::_linear_pointwise`,
 `mkldnn::_convolution_pointwise`), NHWC activations and no epilogue but the bias; int8 rows have no
-peer here. Bandwidth-bound rows give bytes of weights per second and the share of this machine's read
-bandwidth over the same bytes.
+peer here. Bandwidth-bound rows give bytes of weights per second and the share of this machine's
+read bandwidth over the same bytes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,28 @@ from paredown import kernels
 from paredown.measure.fingerprint import fingerprint
 
 F32, BF16, U8, S8 = torch.float32, torch.bfloat16, torch.uint8, torch.int8
-GEMMS = [(197, 384, 1152), (197, 384, 1536), (197, 1536, 384), (197, 384, 384), (128, 768, 3072),
-         (3136, 96, 384), (784, 512, 128), (3136, 64, 256), (1, 2048, 1000)]  # fmt: skip
+GEMMS = [
+    (197, 384, 1152),
+    (197, 384, 1536),
+    (197, 1536, 384),
+    (197, 384, 384),
+    (128, 768, 3072),
+    (3136, 96, 384),
+    (784, 512, 128),
+    (3136, 64, 256),
+    (1, 2048, 1000),
+]
 # side, channels in, out, kernel, stride
-CONVS = [(224, 3, 64, 7, 2), (56, 64, 64, 3, 1), (28, 128, 128, 3, 1), (14, 256, 256, 3, 1), (7, 512, 512, 3, 1),
-         (56, 128, 128, 3, 2), (56, 256, 512, 1, 2), (224, 3, 96, 4, 4)]  # fmt: skip
+CONVS = [
+    (224, 3, 64, 7, 2),
+    (56, 64, 64, 3, 1),
+    (28, 128, 128, 3, 1),
+    (14, 256, 256, 3, 1),
+    (7, 512, 512, 3, 1),
+    (56, 128, 128, 3, 2),
+    (56, 256, 512, 1, 2),
+    (224, 3, 96, 4, 4),
+]
 DEPTHWISE = [
     (112, 32, 3, 1),
     (56, 144, 3, 1),
@@ -62,8 +79,16 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).square().mean().sqrt() / theirs.square().mean().sqrt())
 
 
-def row(name: str, dtype: torch.dtype, work: float, unit: str, ours: Callable[[], float],
-        theirs: Callable[[], torch.Tensor] | None, out: torch.Tensor, rounds: int) -> dict[str, Any]:  # fmt: skip
+def row(
+    name: str,
+    dtype: torch.dtype,
+    work: float,
+    unit: str,
+    ours: Callable[[], float],
+    theirs: Callable[[], torch.Tensor] | None,
+    out: torch.Tensor,
+    rounds: int,
+) -> dict[str, Any]:
     ours()
     result: dict[str, Any] = {"shape": name, "dtype": str(dtype)[6:], "unit": unit}
     error, peer = None, float("inf")
@@ -78,8 +103,13 @@ def row(name: str, dtype: torch.dtype, work: float, unit: str, ours: Callable[[]
             start = time.perf_counter()
             theirs()
             peer = min(peer, time.perf_counter() - start)
-    result |= {"ours": work / best, "peer": None if theirs is None else work / peer,
-               "ratio": None if theirs is None else peer / best, "error": error, "seconds": best}  # fmt: skip
+    result |= {
+        "ours": work / best,
+        "peer": None if theirs is None else work / peer,
+        "ratio": None if theirs is None else peer / best,
+        "error": error,
+        "seconds": best,
+    }
     told = "" if theirs is None else f", oneDNN {work / peer / 1e9:8.1f}, ratio {peer / best:.2f}"
     print(f"{name:34} {result['dtype']:9} {work / best / 1e9:8.1f} G{unit}{told}", flush=True)
     return result
@@ -90,8 +120,19 @@ def gemm(isa: str, m: int, k: int, n: int, dtype: torch.dtype, rounds: int) -> d
     a, w, bias = data((m, k), dtype), data((n, k), S8 if integer else dtype), torch.randn(n)
     out = torch.empty(m, n, dtype=dtype)
     p = packed(isa, "gemm", w, {"type": w.dtype, "out": n, "in": k})
-    given = {"a": a, "lda": k, "a_type": dtype, "m": m, "n": n, "k": k, "w": p, "c": out, "ldc": n,
-             "out_type": dtype, "bias": bias}  # fmt: skip
+    given = {
+        "a": a,
+        "lda": k,
+        "a_type": dtype,
+        "m": m,
+        "n": n,
+        "k": k,
+        "w": p,
+        "c": out,
+        "ldc": n,
+        "out_type": dtype,
+        "bias": bias,
+    }
     if integer:
         given |= {"scale": torch.full((n,), 1e-4), "a_zero": 128, "out_scale": 0.1, "out_zero": 128}
     theirs = None
@@ -99,12 +140,29 @@ def gemm(isa: str, m: int, k: int, n: int, dtype: torch.dtype, rounds: int) -> d
         reordered = torch.ops.mkldnn._reorder_linear_weight(w, m)
         b = bias.to(dtype)
         theirs = lambda: torch.ops.mkldnn._linear_pointwise(a, reordered, b, "none", [], "")  # noqa: E731
-    return row(f"gemm {m}x{k}x{n}", dtype, 2 * m * n * k, "FLOP/s", lambda: call(isa, "gemm", given), theirs, out,
-               rounds)  # fmt: skip
+    return row(
+        f"gemm {m}x{k}x{n}",
+        dtype,
+        2 * m * n * k,
+        "FLOP/s",
+        lambda: call(isa, "gemm", given),
+        theirs,
+        out,
+        rounds,
+    )
 
 
-def conv(isa: str, side: int, c: int, out_c: int, k: int, stride: int, dtype: torch.dtype, rounds: int,
-         depthwise: bool = False) -> dict[str, Any]:  # fmt: skip
+def conv(
+    isa: str,
+    side: int,
+    c: int,
+    out_c: int,
+    k: int,
+    stride: int,
+    dtype: torch.dtype,
+    rounds: int,
+    depthwise: bool = False,
+) -> dict[str, Any]:
     integer, groups, pad = (
         not dtype.is_floating_point,
         c if depthwise else 1,
@@ -119,11 +177,29 @@ def conv(isa: str, side: int, c: int, out_c: int, k: int, stride: int, dtype: to
         isa, kind, w, {"type": w.dtype, "out": out_c, "in": c, "kh": k, "kw": k, "groups": groups}
     )
     given = {
-        "in": x, "in_stride": c, "in_type": dtype, "weight_type": w.dtype, "h": side, "width": side, "c": c,
-        "out_h": to, "out_w": to, "out_c": out_c, "kh": k, "kw": k, "stride_h": stride, "stride_w": stride,
-        "pad_top": pad, "pad_left": pad, "groups": groups, "w": p, "out": out, "out_stride": out_c,
-        "out_type": dtype, "bias": bias,
-    }  # fmt: skip
+        "in": x,
+        "in_stride": c,
+        "in_type": dtype,
+        "weight_type": w.dtype,
+        "h": side,
+        "width": side,
+        "c": c,
+        "out_h": to,
+        "out_w": to,
+        "out_c": out_c,
+        "kh": k,
+        "kw": k,
+        "stride_h": stride,
+        "stride_w": stride,
+        "pad_top": pad,
+        "pad_left": pad,
+        "groups": groups,
+        "w": p,
+        "out": out,
+        "out_stride": out_c,
+        "out_type": dtype,
+        "bias": bias,
+    }
     if integer:
         given |= {
             "scale": torch.full((out_c,), 1e-4),
@@ -150,21 +226,49 @@ def attend(
     isa: str, heads: int, length: int, dim: int, dtype: torch.dtype, rounds: int
 ) -> dict[str, Any]:
     q, k, v, out = (data((length, heads * dim), dtype) for _ in range(4))
-    given: dict[str, Any] = {"q": q, "k": k, "v": v, "out": out, "type": dtype, "heads": heads, "kv_heads": heads,
-                             "q_len": length, "kv_len": length, "dim": dim, "scale": dim**-0.5}  # fmt: skip
+    given: dict[str, Any] = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": out,
+        "type": dtype,
+        "heads": heads,
+        "kv_heads": heads,
+        "q_len": length,
+        "kv_len": length,
+        "dim": dim,
+        "scale": dim**-0.5,
+    }
     for name in ("q", "k", "v", "out"):
         given |= {f"{name}_head": dim, f"{name}_row": heads * dim}
     split = [t.view(1, length, heads, dim).transpose(1, 2) for t in (q, k, v)]
     theirs = lambda: torch.nn.functional.scaled_dot_product_attention(*split).transpose(1, 2)  # noqa: E731
-    return row(f"attention {heads}x{length}x{dim}", dtype, 4 * heads * length * length * dim, "FLOP/s",
-               lambda: call(isa, "attention", given), theirs, out, rounds)  # fmt: skip
+    return row(
+        f"attention {heads}x{length}x{dim}",
+        dtype,
+        4 * heads * length * length * dim,
+        "FLOP/s",
+        lambda: call(isa, "attention", given),
+        theirs,
+        out,
+        rounds,
+    )
 
 
 def matvec(isa: str, n: int, k: int, bits: int, rounds: int) -> dict[str, Any]:
     q = torch.randint(-8, 8, (n, k), dtype=S8)
     scales, x, y = torch.rand(n, k // 64), torch.randn(1, k), torch.empty(1, n)
-    given: dict[str, Any] = {"x": x, "ldx": k, "bits": bits, "group": 64, "m": 1, "n": n, "k": k, "y": y,
-                             "ldy": n}  # fmt: skip
+    given: dict[str, Any] = {
+        "x": x,
+        "ldx": k,
+        "bits": bits,
+        "group": 64,
+        "m": 1,
+        "n": n,
+        "k": k,
+        "y": y,
+        "ldy": n,
+    }
     size = native.kernel_packed_size(isa, "matvec", fields(given))
     whole = torch.zeros(size + 64, dtype=torch.uint8)
     given["w"] = whole[-whole.data_ptr() % 64 :]
@@ -216,8 +320,13 @@ def main() -> None:
             rows += [matvec(isa, *shape, bits, rounds) for shape in MATVECS for bits in (8, 4)]
     if args.json is not None:
         machine = fingerprint()
-        document = {"schema": 1, "isa": isa, "threads": 1, "rows": rows,
-                    "machine": machine if isinstance(machine, dict) else machine.model_dump(mode="json")}  # fmt: skip
+        document = {
+            "schema": 1,
+            "isa": isa,
+            "threads": 1,
+            "rows": rows,
+            "machine": machine if isinstance(machine, dict) else machine.model_dump(mode="json"),
+        }
         args.json.write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: the tests of this process use the extension module at PAREDOWN_TEST_EXTENSION."""
+"""A pytest plugin: tests use the extension module at PAREDOWN_TEST_EXTENSION."""
 
 import importlib.util
 import os

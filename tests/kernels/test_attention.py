@@ -32,9 +32,19 @@ def test_attention(isa: str, dtype: torch.dtype, case: int) -> None:
     q = rows(batch * queries, heads * dim, dtype, seed=1)
     k, v = (rows(batch * keys, kv_heads * dim, dtype, seed=s) for s in (2, 3))
     given: dict[str, Any] = {
-        "q": q, "k": k, "v": v, "type": dtype, "batch": batch, "heads": heads, "kv_heads": kv_heads,
-        "q_len": queries, "kv_len": keys, "dim": dim, "scale": dim**-0.5, "causal": causal,
-    }  # fmt: skip
+        "q": q,
+        "k": k,
+        "v": v,
+        "type": dtype,
+        "batch": batch,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "q_len": queries,
+        "kv_len": keys,
+        "dim": dim,
+        "scale": dim**-0.5,
+        "causal": causal,
+    }
     for name, t, length in (("q", q, queries), ("k", k, keys), ("v", v, keys)):
         given |= {
             f"{name}_batch": length * t.stride(0),
@@ -58,8 +68,10 @@ def test_attention(isa: str, dtype: torch.dtype, case: int) -> None:
     close(results[1], results[0])
     if causal:
         mask = mask + torch.full((queries, keys), -torch.inf).triu(1 + keys - queries)
-    split = [t.reshape(batch, -1, h, dim).transpose(1, 2).double()
-             for t, h in ((q, heads), (k, kv_heads), (v, kv_heads))]  # fmt: skip
+    split = [
+        t.reshape(batch, -1, h, dim).transpose(1, 2).double()
+        for t, h in ((q, heads), (k, kv_heads), (v, kv_heads))
+    ]
     exact = nnf.scaled_dot_product_attention(
         *split, attn_mask=mask[:, None].double(), enable_gqa=True
     )

@@ -33,8 +33,20 @@ def test_matvec(isa: str, bits: int, case: int) -> None:
     bias = torch.randn(n, generator=generator)
     y = rows(m, n, torch.float32, seed=0)
     y.fill_(float("nan"))
-    given: dict[str, Any] = {"x": x, "ldx": x.stride(0), "x_type": x.dtype, "bits": bits, "group": group, "m": m,
-                             "n": n, "k": k, "y": y, "ldy": y.stride(0), "bias": bias, "act": "relu"}  # fmt: skip
+    given: dict[str, Any] = {
+        "x": x,
+        "ldx": x.stride(0),
+        "x_type": x.dtype,
+        "bits": bits,
+        "group": group,
+        "m": m,
+        "n": n,
+        "k": k,
+        "y": y,
+        "ldy": y.stride(0),
+        "bias": bias,
+        "act": "relu",
+    }
     size = compute.native.kernel_packed_size(isa, "matvec", fields(given))
     whole = torch.zeros(size + 64, dtype=torch.uint8)
     start = -whole.data_ptr() % 64

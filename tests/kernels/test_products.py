@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of every instruction set against the scalar reference and torch."""
+"""Matrix products and convolutions: every instruction set against the scalar reference and torch."""
 
 from __future__ import annotations
 
@@ -197,11 +197,28 @@ def conv_case(isa: str, case: int, dtype: torch.dtype, weights_as: torch.dtype) 
         "groups": groups,
     }
     given = {
-        "in": x, "in_stride": x.stride(0), "in_type": dtype, "weight_type": weight_type(weights_as),
-        "n": n, "h": h, "width": width, "c": c, "out_h": out_h, "out_w": out_w, "out_c": out_c,
-        "kh": kh, "kw": kw, "stride_h": stride, "stride_w": stride, "pad_top": pad, "pad_left": pad,
-        "dilation_h": dilation, "dilation_w": dilation, "groups": groups, **ep,
-    }  # fmt: skip
+        "in": x,
+        "in_stride": x.stride(0),
+        "in_type": dtype,
+        "weight_type": weight_type(weights_as),
+        "n": n,
+        "h": h,
+        "width": width,
+        "c": c,
+        "out_h": out_h,
+        "out_w": out_w,
+        "out_c": out_c,
+        "kh": kh,
+        "kw": kw,
+        "stride_h": stride,
+        "stride_w": stride,
+        "pad_top": pad,
+        "pad_left": pad,
+        "dilation_h": dilation,
+        "dilation_w": dilation,
+        "groups": groups,
+        **ep,
+    }
     zero = 0 if dtype.is_floating_point else 5
     if zero:
         given["in_zero"] = zero

@@ -1,5 +1,7 @@
-"""Depthwise convolution, norms, softmax, pooling, elementwise, resize and layouts: every instruction
-set against the scalar reference, and the scalar reference against torch."""
+"""Depthwise convolution, norms, softmax, pooling, elementwise, resize and layouts.
+
+Every instruction set against the scalar reference, and the scalar reference against torch.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +67,28 @@ def test_depthwise(isa: str, dtype: torch.dtype, case: int) -> None:
     ep = epilogue(c, n * out_h * out_w, dtype, out, case)
     shape = {"type": weight_type(dtype), "out": c, "in": c, "kh": kh, "kw": kw, "groups": c}
     given = {
-        "in": x, "in_stride": x.stride(0), "in_type": dtype, "weight_type": weight_type(dtype),
-        "n": n, "h": h, "width": width, "c": c, "out_h": out_h, "out_w": out_w, "out_c": c,
-        "kh": kh, "kw": kw, "stride_h": stride, "stride_w": stride, "pad_top": pad_h,
-        "pad_left": pad_w, "dilation_h": dilation, "dilation_w": dilation, "groups": c, **ep,
-    }  # fmt: skip
+        "in": x,
+        "in_stride": x.stride(0),
+        "in_type": dtype,
+        "weight_type": weight_type(dtype),
+        "n": n,
+        "h": h,
+        "width": width,
+        "c": c,
+        "out_h": out_h,
+        "out_w": out_w,
+        "out_c": c,
+        "kh": kh,
+        "kw": kw,
+        "stride_h": stride,
+        "stride_w": stride,
+        "pad_top": pad_h,
+        "pad_left": pad_w,
+        "dilation_h": dilation,
+        "dilation_w": dilation,
+        "groups": c,
+        **ep,
+    }
     if not dtype.is_floating_point:
         given["in_zero"] = 5
     compare(isa, "depthwise", given, w, shape, n * out_h * out_w, c, out)
@@ -85,9 +104,15 @@ def test_norm(isa: str, rms: bool) -> None:
             x += 3
             gamma, beta = torch.randn(columns), torch.randn(columns)
             given: dict[str, Any] = {
-                "in": x, "in_stride": x.stride(0), "in_type": dtype, "rms": rms, "eps": 1e-5,
-                "rows": 9, "cols": columns, "out_type": out,
-            }  # fmt: skip
+                "in": x,
+                "in_stride": x.stride(0),
+                "in_type": dtype,
+                "rms": rms,
+                "eps": 1e-5,
+                "rows": 9,
+                "cols": columns,
+                "out_type": out,
+            }
             if i % 2:
                 given |= {"gamma": gamma, "beta": None if rms else beta}
             if i % 3 == 0:
@@ -115,15 +140,35 @@ def test_softmax(isa: str) -> None:
     for i, columns in enumerate([*WIDTHS, 1000]):
         x = rows(5, columns, [F32, BF16][i % 2], seed=i)
         x *= 10
-        given = {"in": x, "in_stride": x.stride(0), "in_type": x.dtype, "scale": 0.7, "rows": 5,
-                 "cols": columns, "out_type": F32}  # fmt: skip
+        given = {
+            "in": x,
+            "in_stride": x.stride(0),
+            "in_type": x.dtype,
+            "scale": 0.7,
+            "rows": 5,
+            "cols": columns,
+            "out_type": F32,
+        }
         wanted = both(isa, "softmax", given, 5, columns, F32)
         torch.testing.assert_close(wanted, (x.float() * 0.7).softmax(1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("isa", FAST)
-@pytest.mark.parametrize("act", ["none", "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh", "sigmoid",
-                                 "hardsigmoid", "tanh"])  # fmt: skip
+@pytest.mark.parametrize(
+    "act",
+    [
+        "none",
+        "relu",
+        "relu6",
+        "silu",
+        "hardswish",
+        "gelu",
+        "gelu_tanh",
+        "sigmoid",
+        "hardsigmoid",
+        "tanh",
+    ],
+)
 def test_elementwise(isa: str, act: str) -> None:
     for i, columns in enumerate(WIDTHS):
         for j, op in enumerate(["none", "add", "mul", "sub"]):
@@ -132,25 +177,56 @@ def test_elementwise(isa: str, act: str) -> None:
             out = DTYPES[(i // 2 + j) % 4]
             kind = (i + j) % 4  # whole tensor, per channel, per image, scalar
             given: dict[str, Any] = {
-                "a": a, "a_stride": a.stride(0), "a_type": a.dtype, "a_scale": 0.02, "a_zero": 100,
-                "op": op, "b": b, "b_type": b.dtype, "b_scale": 0.03, "b_zero": 4, "act": act,
-                "b_stride": b.stride(0) if kind in (0, 2) else 0, "b_rows": 3 if kind == 2 else 1,
-                "b_col": 0 if kind == 3 else 1, "rows": 8, "cols": columns, "out_type": out,
-                "out_scale": 0.05, "out_zero": 8,
-            }  # fmt: skip
+                "a": a,
+                "a_stride": a.stride(0),
+                "a_type": a.dtype,
+                "a_scale": 0.02,
+                "a_zero": 100,
+                "op": op,
+                "b": b,
+                "b_type": b.dtype,
+                "b_scale": 0.03,
+                "b_zero": 4,
+                "act": act,
+                "b_stride": b.stride(0) if kind in (0, 2) else 0,
+                "b_rows": 3 if kind == 2 else 1,
+                "b_col": 0 if kind == 3 else 1,
+                "rows": 8,
+                "cols": columns,
+                "out_type": out,
+                "out_scale": 0.05,
+                "out_zero": 8,
+            }
             both(isa, "eltwise", given, 8, columns, out)
 
 
 def test_scalar_activations_are_those_of_torch() -> None:
     x = torch.linspace(-12, 12, 4001).view(1, -1)
-    table = {"relu": nnf.relu, "relu6": nnf.relu6, "silu": nnf.silu, "hardswish": nnf.hardswish, "gelu": nnf.gelu,
-             "gelu_tanh": lambda t: nnf.gelu(t, approximate="tanh"), "sigmoid": torch.sigmoid,
-             "hardsigmoid": nnf.hardsigmoid, "tanh": torch.tanh}  # fmt: skip
+    table = {
+        "relu": nnf.relu,
+        "relu6": nnf.relu6,
+        "silu": nnf.silu,
+        "hardswish": nnf.hardswish,
+        "gelu": nnf.gelu,
+        "gelu_tanh": lambda t: nnf.gelu(t, approximate="tanh"),
+        "sigmoid": torch.sigmoid,
+        "hardsigmoid": nnf.hardsigmoid,
+        "tanh": torch.tanh,
+    }
     for level in LEVELS:
         for name, function in table.items():
             out = torch.empty_like(x)
-            given = {"a": x, "a_stride": 4001, "a_type": F32, "act": name, "rows": 1, "cols": 4001, "out": out,
-                     "out_stride": 4001, "out_type": F32}  # fmt: skip
+            given = {
+                "a": x,
+                "a_stride": 4001,
+                "a_type": F32,
+                "act": name,
+                "rows": 1,
+                "cols": 4001,
+                "out": out,
+                "out_stride": 4001,
+                "out_type": F32,
+            }
             call(level, "eltwise", given)
             torch.testing.assert_close(
                 out, function(x), rtol=2e-6, atol=1.5e-6, msg=f"{name} on {level}"
@@ -161,8 +237,17 @@ def test_scalar_activations_are_those_of_torch() -> None:
 def test_nan_is_carried_through_activations(isa: str) -> None:
     x, out = torch.full((1, 21), float("nan")), torch.zeros(1, 21)
     for act in ("relu", "relu6", "silu", "hardsigmoid", "sigmoid", "tanh"):
-        given = {"a": x, "a_stride": 21, "a_type": F32, "act": act, "rows": 1, "cols": 21, "out": out,
-                 "out_stride": 21, "out_type": F32}  # fmt: skip
+        given = {
+            "a": x,
+            "a_stride": 21,
+            "a_type": F32,
+            "act": act,
+            "rows": 1,
+            "cols": 21,
+            "out": out,
+            "out_stride": 21,
+            "out_type": F32,
+        }
         out.zero_()
         call(isa, "eltwise", given)
         assert out.isnan().all(), act
@@ -179,18 +264,36 @@ def test_pooling(isa: str, kind: str) -> None:
             oh, ow = (h + 2 * pad - k) // stride + 1, (width + 2 * pad - k) // stride + 1
             x = rows(2 * h * width, c, dtype, seed=i)
             given = {
-                "kind": kind, "count_padding": i % 2, "in_scale": 0.1, "in": x, "in_stride": x.stride(0),
-                "in_type": dtype, "n": 2, "h": h, "width": width, "c": c, "out_h": oh, "out_w": ow, "kh": k,
-                "kw": k, "stride_h": stride, "stride_w": stride, "pad_top": pad, "pad_left": pad,
+                "kind": kind,
+                "count_padding": i % 2,
+                "in_scale": 0.1,
+                "in": x,
+                "in_stride": x.stride(0),
+                "in_type": dtype,
+                "n": 2,
+                "h": h,
+                "width": width,
+                "c": c,
+                "out_h": oh,
+                "out_w": ow,
+                "kh": k,
+                "kw": k,
+                "stride_h": stride,
+                "stride_w": stride,
+                "pad_top": pad,
+                "pad_left": pad,
                 "out_type": out,
-            }  # fmt: skip
+            }
             if not dtype.is_floating_point:
                 given |= {"in_zero": 7, "out_scale": 0.137, "out_zero": 7}  # no ties
             wanted = both(isa, "pool", given, 2 * oh * ow, c, out)
             if dtype is F32:
                 image = x.view(2, h, width, c).permute(0, 3, 1, 2)
-                exact = (nnf.max_pool2d(image, k, stride, pad) if kind == "max" else
-                         nnf.avg_pool2d(image, k, stride, pad, count_include_pad=bool(i % 2)))  # fmt: skip
+                exact = (
+                    nnf.max_pool2d(image, k, stride, pad)
+                    if kind == "max"
+                    else nnf.avg_pool2d(image, k, stride, pad, count_include_pad=bool(i % 2))
+                )
                 torch.testing.assert_close(wanted, exact.permute(0, 2, 3, 1).reshape(-1, c))
 
 
@@ -199,8 +302,17 @@ def test_pooling(isa: str, kind: str) -> None:
 def test_global_pool(isa: str, dtype: torch.dtype) -> None:
     for c in WIDTHS:
         x = rows(3 * 49, c, dtype, seed=c)
-        given = {"in": x, "in_type": dtype, "in_scale": 0.1, "in_zero": 3 * (not dtype.is_floating_point), "n": 3,
-                 "pixels": 49, "c": c, "in_stride": x.stride(0), "out_type": F32}  # fmt: skip
+        given = {
+            "in": x,
+            "in_type": dtype,
+            "in_scale": 0.1,
+            "in_zero": 3 * (not dtype.is_floating_point),
+            "n": 3,
+            "pixels": 49,
+            "c": c,
+            "in_stride": x.stride(0),
+            "out_type": F32,
+        }
         wanted = both(isa, "global_pool", given, 3, c, F32)
         if dtype is F32:
             torch.testing.assert_close(wanted, x.reshape(3, 49, c).mean(1), rtol=1e-4, atol=1e-5)
@@ -217,8 +329,19 @@ def test_resize(isa: str, dtype: torch.dtype, bilinear: bool, corners: bool) -> 
         (6, 6, 6, 6, 3),
     ]:
         x = rows(2 * h * width, c, dtype, seed=h)
-        given = {"in": x, "in_stride": x.stride(0), "type": dtype, "n": 2, "h": h, "width": width, "c": c,
-                 "out_h": oh, "out_w": ow, "bilinear": bilinear, "align_corners": corners}  # fmt: skip
+        given = {
+            "in": x,
+            "in_stride": x.stride(0),
+            "type": dtype,
+            "n": 2,
+            "h": h,
+            "width": width,
+            "c": c,
+            "out_h": oh,
+            "out_w": ow,
+            "bilinear": bilinear,
+            "align_corners": corners,
+        }
         wanted = both(isa, "resize", given, 2 * oh * ow, c, dtype)
         if dtype is F32:
             image = x.view(2, h, width, c).permute(0, 3, 1, 2)
@@ -236,8 +359,17 @@ def test_transpose(isa: str, c: int) -> None:
         x = rows(2 * c, 301, source, seed=c, gap=0)
         quantised = {"scale": 0.02, "zero": 3}
         stride = c + 5
-        given = {"in": x, "in_type": source, "to_nhwc": True, "n": 2, "c": c, "pixels": 301,
-                 "nhwc_stride": stride, "out_type": target, **quantised}  # fmt: skip
+        given = {
+            "in": x,
+            "in_type": source,
+            "to_nhwc": True,
+            "n": 2,
+            "c": c,
+            "pixels": 301,
+            "nhwc_stride": stride,
+            "out_type": target,
+            **quantised,
+        }
         wanted = both(isa, "transpose", given, 2 * 301, c, target)
         if source is F32 and target is F32:
             assert torch.equal(wanted.view(2, 301, c).transpose(1, 2).reshape(2 * c, 301), x)

@@ -1,7 +1,7 @@
-"""The kernels' tests once more under the address and undefined-behaviour sanitizers, on every level.
+"""The kernels' tests once more under the address and undefined-behaviour sanitizers.
 
-Tile loads and masked vector instructions are not instrumented by the compiler; the poisoned memory of
-the tests is what watches those.
+Tile loads and masked vector instructions are not instrumented by the compiler; the poisoned
+memory of the tests is what watches those.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ TESTS = ("test_products.py", "test_rows.py", "test_attention.py", "test_matvec.p
 def build(folder: Path) -> Path:
     """The extension with sanitizers on, unoptimised enough to point at lines."""
     configure = [
-        "cmake", "-S", str(ROOT), "-B", str(folder), "-DPAREDOWN_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Release",
-        f"-DPython_EXECUTABLE={sys.executable}", "-DSKBUILD_SOABI=",
-    ]  # fmt: skip
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(folder),
+        "-DPAREDOWN_SANITIZE=ON",
+        "-DCMAKE_BUILD_TYPE=Release",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        "-DSKBUILD_SOABI=",
+    ]
     where = subprocess.run(
         [sys.executable, "-m", "nanobind", "--cmake_dir"],
         check=True,
@@ -45,10 +52,11 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
         pytest.skip("needs g++ and cmake")
     extension = build(tmp_path)
     libraries = [
-        subprocess.run([compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True)
-        .stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
         for name in ("libasan.so", "libubsan.so", "libstdc++.so")
-    ]  # fmt: skip
+    ]
     environment = os.environ | {
         "LD_PRELOAD": " ".join(libraries),
         # Python and torch keep memory to the end; that is not what is looked for.
