@@ -16,6 +16,7 @@ from paredown.graph import rules  # noqa: E402
 from paredown.graph.capture import capture  # noqa: E402
 from paredown.graph.record import Recorder  # noqa: E402
 from paredown.runs import Generate  # noqa: E402
+from paredown.runtime.facade import Facade  # noqa: E402
 from paredown.runtime.gate import gate  # noqa: E402
 from paredown.techniques.quantize.bf16 import BF16  # noqa: E402
 from paredown.techniques.quantize.dynamic_int8 import DynamicInt8  # noqa: E402
@@ -105,6 +106,16 @@ def _cache_bytes(w):
     with torch.inference_mode():
         out = w.model(**w.kwargs, use_cache=True)
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in out.past_key_values.layers)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba", "t5"])
+def test_a_facade_is_run_like_the_model_it_stands_for(family):
+    w = generating(family)
+    facade = Facade(runtime.backend("eager").lower(w, threads=1), w)
+    seen = replace(w, model=facade)
+    assert targets.validate(seen) is seen
+    assert torch.equal(seen.call(), w.call())
+    assert not list(facade.parameters())
 
 
 def test_other_backends_say_why_not():

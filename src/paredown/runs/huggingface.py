@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paredown.runs.loop import Call, signature_of
+from paredown.runs.loop import Call, behind, signature_of
 
 CACHES = ("past_key_values", "cache_params", "state")
 """Names under which a forward takes its cache and its output gives it back."""
@@ -21,6 +21,7 @@ CACHES = ("past_key_values", "cache_params", "state")
 
 def can_generate(model: nn.Module) -> bool:
     """Whether this is a Hugging Face model with a language-modelling head."""
+    model = behind(model)
     asked: Any = getattr(model, "can_generate", None)
     return callable(asked) and hasattr(model, "config") and bool(asked())
 
@@ -36,6 +37,7 @@ class HuggingFace:
         kwargs: dict[str, Any],
         new_tokens: int,
     ) -> None:
+        model = behind(model)
         self.call = call
         self.names = signature_of(model)
         self.given = {**dict(zip(self.names, args, strict=False)), **kwargs}
@@ -56,7 +58,7 @@ class HuggingFace:
         names = signature_of(model)
         if not any(n in names for n in CACHES) or "use_cache" not in names:
             return f"{type(model).__name__} takes no cache in its forward"
-        encodes = bool(getattr(model.config, "is_encoder_decoder", False))
+        encodes = bool(getattr(behind(model).config, "is_encoder_decoder", False))
         if encodes and "decoder_input_ids" not in kwargs:
             return "an encoder-decoder needs decoder_input_ids: the tokens its decoder starts from"
         return None

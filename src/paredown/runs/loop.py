@@ -77,11 +77,16 @@ class Loop(ABC):
         """One run in words."""
 
 
+def behind(model: nn.Module) -> nn.Module:
+    """The model that a facade stands for, whose signature and configuration count; else itself."""
+    return getattr(model, "stands_for", model)
+
+
 def signature_of(model: nn.Module) -> dict[str, Any]:
     """The parameters of a model's forward by name."""
     import inspect
 
-    return dict(inspect.signature(model.forward).parameters)
+    return dict(inspect.signature(behind(model).forward).parameters)
 
 
 def stateful(model: nn.Module) -> bool:

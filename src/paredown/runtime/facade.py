@@ -26,6 +26,8 @@ class Facade(nn.Module):
     def __init__(self, executable: Executable, workload: Workload) -> None:
         super().__init__()
         self.executable = executable
+        # Not a submodule: its tensors are the executable's, or nobody's.
+        self.__dict__["stands_for"] = workload.model
         self._call, example = describe(workload.model, workload.inputs, workload.kwargs)
         sizes = [t.shape[0] for t in example if t.ndim]
         self.batch = sizes[0] if sizes else 1

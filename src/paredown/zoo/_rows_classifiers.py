@@ -160,6 +160,19 @@ def _moat(variant: str, side: int, params: int, millions: float, why: str = "") 
     )
 
 
+def _overlock(variant: str, merged: bool, params: int, millions: float | None) -> Variant:
+    return _row(
+        "overlock:overlock",
+        "overlock",
+        {"variant": variant, "merged": merged},
+        params,
+        millions,
+        "the authors' OverLoCK (counted with the dynamic kernels)"
+        + ("" if merged else ", with the auxiliary head"),
+        sizes=(64, 96, 128),
+    )
+
+
 UNMATCHED = (
     "the paper prints {} parameters{}; the rules that count A(4@1056) and A(6@4032) to the digit "
     "give more here, with any stem of 32 to 96 filters; the authors released no code for it"
@@ -234,6 +247,14 @@ ROWS: dict[str, Variant] = {
     "moat-2": _moat("2", 224, 73_422_408, 17_050),
     "moat-3": _moat("3", 512, 190_000_000, 271_000, ELEMENTWISE.format("263.4", "6.6")),
     "moat-4": _moat("4", 512, 483_200_000, 648_500, ELEMENTWISE.format("636.3", "10.5")),
+    "overlock-xt-merged": _overlock("xt", True, 16_453_712, 2_700),
+    "overlock-t-merged": _overlock("t", True, 33_467_040, 5_650),
+    "overlock-s-merged": _overlock("s", True, 56_156_452, 9_890),
+    "overlock-b-merged": _overlock("b", True, 94_942_528, 17_100),
+    "overlock-xt": _overlock("xt", False, 17_307_272, None),
+    "overlock-t": _overlock("t", False, 34_990_472, None),
+    "overlock-s": _overlock("s", False, 58_309_772, None),
+    "overlock-b": _overlock("b", False, 98_012_968, None),
     "lsnet-t": _lsnet("t", 11_409_832, 316, "11.4M, 0.3G"),
     "lsnet-s": _lsnet("s", 16_146_304, 538, "16.1M, 0.5G"),
     "lsnet-b": _lsnet("b", 23_313_608, 1_245, "23.2M, 1.3G"),
