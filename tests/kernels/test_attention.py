@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as nnf
-from kernels import compute
-from kernels.compute import call, rows
-from kernels.test_products import FAST, close
+from kernel_cases import call, native, rows
+from test_products import FAST, close
 
-pytestmark = pytest.mark.skipif(compute.native is None, reason="no native kernels")
+pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 CASES = [  # batch, heads, kv heads, queries, keys, dim, mask, causal
     (1, 1, 1, 1, 1, 1, False, False),
     (1, 3, 3, 17, 17, 33, False, False),

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import compute
-from kernels.compute import LEVELS, call, fields, rows
+from kernel_cases import LEVELS, call, fields, native, rows
 
-pytestmark = pytest.mark.skipif(compute.native is None, reason="no native kernels")
+pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 CASES = [  # m, n, k, group
     (1, 1, 1, 1),
     (1, 17, 96, 32),
@@ -47,11 +46,11 @@ def test_matvec(isa: str, bits: int, case: int) -> None:
         "bias": bias,
         "act": "relu",
     }
-    size = compute.native.kernel_packed_size(isa, "matvec", fields(given))
+    size = native.kernel_packed_size(isa, "matvec", fields(given))
     whole = torch.zeros(size + 64, dtype=torch.uint8)
     start = -whole.data_ptr() % 64
     packed = whole[start : start + size]
-    compute.native.kernel_pack(
+    native.kernel_pack(
         isa, "matvec", fields(given), q.data_ptr(), scales.data_ptr(), packed.data_ptr()
     )
     call(isa, "matvec", {**given, "w": packed}, 3)

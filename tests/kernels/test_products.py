@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import compute
-from kernels.compute import LEVELS, POISON, call, guarded, pack, rows
+from kernel_cases import LEVELS, POISON, call, guarded, native, pack, rows
 
-pytestmark = pytest.mark.skipif(compute.native is None, reason="no native kernels")
+pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 FAST = [level for level in LEVELS if level != "scalar"]
 F32, BF16, U8, S8 = torch.float32, torch.bfloat16, torch.uint8, torch.int8
 # Sums differ by order only; bf16 products are exact in float32, outputs are rounded once.

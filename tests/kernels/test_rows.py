@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as nnf
-from kernels import compute
-from kernels.compute import LEVELS, POISON, call, guarded, rows
-from kernels.test_products import FAST, close, compare, epilogue, make_weights, weight_type
+from kernel_cases import LEVELS, POISON, call, guarded, native, rows
+from test_products import FAST, close, compare, epilogue, make_weights, weight_type
 
-pytestmark = pytest.mark.skipif(compute.native is None, reason="no native kernels")
+pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 F32, BF16, U8, S8 = torch.float32, torch.bfloat16, torch.uint8, torch.int8
 DTYPES = [F32, BF16, U8, S8]
 WIDTHS = [1, 3, 17, 31, 33, 64, 130]

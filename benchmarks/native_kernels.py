@@ -1,6 +1,6 @@
 """The native engine's kernels against oneDNN (through torch), shape by shape, on one core.
 
-    python benchmarks/kernels.py [--isa amx] [--rounds 40] [--only conv] --json FILE
+    python benchmarks/native_kernels.py [--isa amx] [--rounds 40] [--only conv] --json FILE
 
 The two take turns, the shortest time of each counts, and a row is printed only after both outputs
 agreed. oneDNN gets weights reordered ahead (`mkldnn::_linear_pointwise`,
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from kernels.compute import call, fields, native, pack
+from kernel_cases import call, fields, native, pack
 
 from paredown import kernels
 from paredown.measure.fingerprint import fingerprint
