@@ -26,8 +26,8 @@ def test_a_ratio_in_words_points_the_right_way(metric: str, ratio: float, said: 
 def test_the_headline_puts_the_author_and_the_best_single_backend_side_by_side() -> None:
     first, second, third = words.headline(samples.down_doc())
     assert first == (
-        "11.0x faster than its author runs it (eager), and 1.6x than merely switching to "
-        "openvino bf16."
+        "11.0x faster than its author runs it (eager), and 1.6x faster than merely switching the "
+        "runtime (openvino bf16)."
     )
     assert second == "6.9x smaller (1.25 MiB) and 4.8x less memory (3.24 MiB)."
     assert "paired bootstrap" in third
@@ -38,7 +38,13 @@ def test_the_headline_puts_the_author_and_the_best_single_backend_side_by_side()
 def test_slower_than_the_best_single_backend_is_said() -> None:
     doc = samples.down_doc()
     doc.after.ratios["latency:best_single_backend"] = measured(1.25, "x")
-    assert "but 1.2x slower than merely switching" in words.headline(doc)[0]
+    assert ", but 1.2x slower than merely switching the runtime (" in words.headline(doc)[0]
+
+
+def test_as_fast_as_the_best_single_backend_is_said() -> None:
+    doc = samples.down_doc()
+    doc.after.ratios["latency:best_single_backend"] = measured(0.99, "x")
+    assert ", the same latency as merely switching the runtime (" in words.headline(doc)[0]
 
 
 def test_the_ratio_to_the_best_single_backend_is_a_quotient_without_a_pair() -> None:

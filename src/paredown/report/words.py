@@ -96,14 +96,11 @@ def _speed(doc: DownDoc) -> str | None:
     pair, other = versus(doc, "latency"), doc.best_single_backend
     if pair is not None and pair.value is not None and other is not None:
         both = change("latency", pair.value)
+        switching = f"merely switching the runtime ({other.name})"
         if both.startswith("the same"):
-            text += f", {both} as merely switching to {other.name}"
-        elif pair.value > 1:
-            text += f", but {both} than merely switching to {other.name}"
+            text += f", {both} as {switching}"
         else:
-            # "faster" is said once where both are.
-            short = both.removesuffix(" faster") if said.endswith(" faster") else both
-            text += f", and {short} than merely switching to {other.name}"
+            text += f", {'but' if pair.value > 1 else 'and'} {both} than {switching}"
     if not ratio.decides:
         text += f" ({ratio.how}{'' if doc.device == 'this' else f' for {doc.device}'})"
     return text[0].upper() + text[1:] + "."
