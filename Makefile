@@ -11,9 +11,11 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 DEMO_EFFORT ?= 150s
 DEMO_JSON := pared/demo.json
 PYTEST_MARKS ?= not slow and not gpu
-PYTEST_ARGS ?=
+# Two processes of one thread each: half of the tests wait for children.
+PYTEST_ARGS ?= -n 2
 
-INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/paredown/kernels/cpp/*)
+INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt \
+  $(wildcard src/paredown/kernels/cpp/* src/paredown/kernels/cpp/*/*)
 
 .PHONY: help demo test test-all lint types layers tests docs matrix schemas generated readme \
 	browser bench clean
@@ -70,7 +72,7 @@ generated: $(VENV)/.dev
 	$(BIN)/python scripts/zoo.py --check
 
 tests: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "$(PYTEST_MARKS)" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(PYTEST_MARKS)" $(PYTEST_ARGS)
 
 test-all: PYTEST_MARKS = not gpu
 test-all: test

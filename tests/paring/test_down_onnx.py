@@ -57,7 +57,7 @@ def test_down_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(home)
     only = ("--only", "weight-only", "--backend", "onnxruntime", "--threads", "1")
-    code, doc = pare(capfd, "down", "cnn.onnx", "--to", "size <= 0.7x", "--effort", "25s",
+    code, doc = pare(capfd, "down", "cnn.onnx", "--to", "size <= 0.7x", "--effort", "2m",
                      "--out", "out", *only)  # fmt: skip
     assert (code, doc["verdict"]) == (0, "met")
     assert doc["before"]["backend"] == "onnxruntime"

@@ -21,6 +21,9 @@ from paredown.workload import Workload
 RANKED = "static-int8"
 """The technique whose sites are ranked by sensitivity, so that some can be spared."""
 SPARE = (0.0, 0.1, 0.25)
+QUALITY_UNIT = 0.002
+"""A quality limit missed by so much of the scale weighs like a cost missed by a factor of e: where
+no candidate meets a budget, the nearest keeps the quality and misses the cost."""
 NORM_BATCHES = 8
 """Batches for fresh batch-norm statistics: nearly free, and most of what a small cut loses."""
 
@@ -102,7 +105,7 @@ COMPILES_S = 10.0
 def backends(request: Request, found: Choices) -> list[str]:
     """The backends worth the effort; one that was named is always used."""
     names = request.usable
-    if len(names) > 1 and SLOW_TO_COMPILE in names and request.effort_s < 20 * COMPILES_S:
+    if len(names) > 1 and SLOW_TO_COMPILE in names and request.effort_s < 30 * COMPILES_S:
         found.left_out[SLOW_TO_COMPILE] = (
             f"compiling takes about {COMPILES_S:g} s a candidate, too much of an effort of "
             f"{request.effort_s:g} s; name it with --backend {SLOW_TO_COMPILE} or give more"
@@ -152,8 +155,7 @@ def goal(request: Request, baseline: dict[str, float]) -> Goal:
             if c.metric not in baseline:
                 raise NotApplicable(f"{c.text!r}: the original's {c.metric} could not be measured")
             value *= baseline[c.metric]
-        unit_of_miss = 0.01 * (request.workload.scale or 1.0)
-        limits.append(Limit(c.metric, c.op, value, unit_of_miss))
+        limits.append(Limit(c.metric, c.op, value, QUALITY_UNIT * (request.workload.scale or 1.0)))
     costs = [c.metric for c in request.budget.costs]
     objective = "latency" if "latency" in costs or not costs else costs[0]
     return Goal(tuple(limits), objective)

@@ -16,8 +16,10 @@ from paredown.search.space import OFF, Candidate
 from paredown.search.trial import Source
 from paredown.techniques.recover import lay_out, nhwc
 
-RECOVERY_SHARE = 0.35
-"""Share of the effort that one recovery may take."""
+LONG_S = 200.0
+"""An effort from which on two recoveries are worth more than one longer one."""
+RECOVERY_SHARE = (0.35, 0.25)
+"""Share of the effort that one recovery may take, below `LONG_S` and from there on."""
 MOST_STEPS = 2000
 FEWEST_STEPS = 10
 FIRST_TRIAL_S = 6.0
@@ -53,7 +55,8 @@ def grant(request: Request, jobs: Jobs, folder: Path) -> Grant | None:
     step_s, channels_last = jobs.run(
         _probe, request.source, request.threads, limits=Limits.default(request.effort_s)
     )
-    steps = int(request.effort_s * RECOVERY_SHARE / step_s)
+    share = RECOVERY_SHARE[request.effort_s >= LONG_S]
+    steps = int(request.effort_s * share / step_s)
     if steps < FEWEST_STEPS:
         return None
     found = Grant(min(steps, MOST_STEPS), step_s, channels_last)

@@ -4,8 +4,10 @@ backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from paredown import runtime
 from paredown.cost import price
@@ -16,10 +18,18 @@ from paredown.search import pricing
 from paredown.search.space import OFF, Candidate, Choice, Space
 from paredown.technique import Needs, Touches
 
-CUT_LOSS = {"train": 0.015, "statistics": 0.2, "off": 1.0}
+CUT_LOSS = {"train": 0.02, "statistics": 0.2, "off": 1.0}
 """Quality lost, as a share of the scale and per share of weights cut, by what recovers it: guesses
-that the first measurements correct."""
+for cuts that were not surveyed."""
+KEPT = {"train": 0.14, "statistics": 1.0, "off": 3.0}
+"""Loss over what the survey found with fresh statistics. Training's is corrected by every recovery:
+on MobileNetV2 100 steps left 0.9 of 6.4 %."""
+KEPT_WEIGHT = 0.05**2
+"""The guess weighs as one recovery of a cut that lost 5 %."""
 NUMERIC_LOSS = 0.003
+
+Step = tuple[str, str]
+"""A technique and the label of its variant."""
 
 
 BY_BACKEND = ("latency", "memory", "traffic", "energy")
@@ -49,6 +59,10 @@ class Prior:
     lossy: dict[str, bool] = field(default_factory=dict)
     recovers: frozenset[str] = frozenset()
     cuts: frozenset[str] = frozenset()
+    surveyed: dict[Step, dict[str, float]] = field(default_factory=dict)
+    """Loss of a cut alone with fresh statistics, by metric, in the metric's own unit."""
+    trained: list[tuple[float, float]] = field(default_factory=list)
+    """Surveyed loss and the loss that training left, of the recoveries measured so far."""
 
     def __call__(self, candidate: Candidate, metric: str) -> float:
         """The estimate of one metric, in SI units."""
@@ -72,22 +86,66 @@ class Prior:
             return (made if "throughput" in self.baseline else 1.0) / value
         return value
 
-    def _quality(self, name: str, on: list[tuple[str, str]]) -> float:
-        loss = 0.0
-        recovery = next((label for a, label in on if a in self.recovers), "off")
-        for step in on:
-            if not self.lossy.get(step[0], False):
-                continue
-            if step[0] in self.cuts:
+    def observe(self, candidate: Candidate, measured: dict[str, float]) -> None:
+        """Learn what share of a cut's loss training leaves, from one measured recovery."""
+        on = self._lossy(candidate.point)
+        label = next((label for a, label in candidate.point if a in self.recovers), OFF)
+        metric = "drop" if "drop" in measured else "fidelity"
+        if label != "train" or metric not in measured:
+            return
+        alone = self._cuts(metric, [s for s in on if s[0] in self.cuts])
+        left = measured[metric] if metric == "drop" else 1.0 - measured[metric]
+        numeric = NUMERIC_LOSS * self._unit(metric) * sum(s[0] not in self.cuts for s in on)
+        self.trained.append((alone, max(0.0, left - numeric)))
+
+    def _quality(self, name: str, on: list[Step]) -> float:
+        metric = "drop" if name == "score" else name
+        lossy = [s for s in on if self.lossy.get(s[0], False)]
+        cuts = [s for s in lossy if s[0] in self.cuts]
+        recovery = next((label for a, label in on if a in self.recovers), OFF)
+        known = [s for s in cuts if self._alone(s, metric) is not None]
+        loss = self._cuts(metric, known) * self._kept(recovery)
+        for step in cuts:
+            if step not in known:
                 gone = 1.0 - self.ratios[step].get("params", 1.0)
-                loss += CUT_LOSS[recovery] * gone
-            else:
-                loss += NUMERIC_LOSS
-        loss *= self.scale if name != "fidelity" else 1.0
+                loss += CUT_LOSS[recovery] * gone * self._unit(metric)
+        loss += NUMERIC_LOSS * self._unit(metric) * (len(lossy) - len(cuts))
         if name == "drop":
             return loss
         top = 1.0 if name == "fidelity" else self.baseline.get("score", self.scale)
         return top - loss
+
+    def _lossy(self, point: Iterable[Step]) -> list[Step]:
+        return [s for s in point if s in self.ratios and self.lossy.get(s[0], False)]
+
+    def _unit(self, metric: str) -> float:
+        return self.scale if metric == "drop" else 1.0
+
+    def _cuts(self, metric: str, cuts: list[Step]) -> float:
+        """Losses add; a cut that gained by chance is not credited."""
+        return sum(max(0.0, self._alone(s, metric) or 0.0) for s in cuts)
+
+    def _alone(self, step: Step, metric: str) -> float | None:
+        """The surveyed loss, or for a cut that was left out one between its neighbours'."""
+        if step in self.surveyed:
+            return self.surveyed[step].get(metric)
+        known = sorted(
+            (1.0 - self.ratios[s].get("params", 1.0), loss[metric])
+            for s, loss in self.surveyed.items()
+            if s[0] == step[0] and s in self.ratios and metric in loss
+        )
+        if len(known) < 2:
+            return None
+        gone = 1.0 - self.ratios[step].get("params", 1.0)
+        return float(np.interp(gone, [g for g, _ in known], [x for _, x in known]))
+
+    def _kept(self, recovery: str) -> float:
+        if not self.recovers:
+            return 1.0  # The survey had no statistics to renew either.
+        if recovery != "train":
+            return KEPT[recovery]
+        above = KEPT["train"] * KEPT_WEIGHT + sum(a * left for a, left in self.trained)
+        return above / (KEPT_WEIGHT + sum(a * a for a, _ in self.trained))
 
 
 def prior(

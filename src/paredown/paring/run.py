@@ -22,6 +22,7 @@ from paredown.paring.predicting import Accepted
 from paredown.paring.prior import Prior, prior
 from paredown.paring.proving import plain, prove_best
 from paredown.paring.request import Request
+from paredown.paring.survey import survey
 from paredown.report.progress import Progress
 from paredown.result import Fingerprint
 from paredown.search import trial
@@ -100,13 +101,15 @@ def run(request: Request, progress: Progress) -> Run:
     accepted = predicting.accepted(request, graph)
     baseline = measuring.baseline(request, jobs, accepted)
     first_guess.baseline = {m: f.value for m, f in baseline.items() if f.value is not None}
+    if request.budget.quality:
+        survey(request, space, first_guess, jobs, progress)
     goal = candidates.goal(request, first_guess.baseline)
     every = space.candidates()
     clock = Clock(deadline, granted.seconds if granted else 0.0, "recover")
     search = Search(
         every,
         goal,
-        Predictor(space.axes(), first_guess, goal.metrics),
+        Predictor(space.axes(), first_guess, goal.metrics, first_guess.observe),
         store,
         measuring.Measure(
             request, space, jobs, cache, progress, first_guess.baseline, accepted, clock

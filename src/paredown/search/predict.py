@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from paredown.search.space import BACKEND, OFF, Axis, Candidate
 
 Prior = Callable[[Candidate, str], float]
+Observe = Callable[[Candidate, dict[str, float]], None]
+"""Told of each measured candidate, so that the prior itself may learn."""
 
 
 @dataclass(frozen=True)
@@ -85,39 +87,48 @@ class Regression:
 
 
 COSTS = ("latency", "throughput", "memory", "size", "energy", "traffic", "macs", "params")
-LOSSES = ("drop", "score", "fidelity")
+COST, LOSS = (0.4, 0.03), (0.03, 0.005)
+"""Scale of the corrections and noise: of logs for costs, of the value itself for losses."""
 
 
 class Predictor:
     """Estimates of every metric for every candidate, better with each measurement."""
 
-    def __init__(self, axes: Sequence[Axis], prior: Prior, metrics: Sequence[str]) -> None:
+    def __init__(
+        self,
+        axes: Sequence[Axis],
+        prior: Prior,
+        metrics: Sequence[str],
+        observe: Observe = lambda _c, _v: None,
+    ) -> None:
         self.features = Features(axes)
         self._prior = prior
-        self._models = {
-            m: Regression(self.features.width, 0.4, 0.03)
-            if is_cost(m)
-            else Regression(self.features.width, 0.03, 0.005)
-            for m in metrics
-        }
+        self._observe = observe
+        self._metrics = list(metrics)
+        self._measured: list[tuple[Candidate, dict[str, float]]] = []
 
     def learn(self, candidate: Candidate, measured: dict[str, float]) -> None:
         """Take in one measured candidate."""
-        row = self.features.row(candidate)
-        for metric, value in measured.items():
-            if metric in self._models:
-                self._models[metric].add(
-                    row, _residual(metric, value, self._prior(candidate, metric))
-                )
+        self._observe(candidate, measured)
+        self._measured.append((candidate, measured))
 
     def estimate(self, candidates: Sequence[Candidate], metric: str) -> list[Estimate]:
         """One estimate per candidate; cost means are logs."""
         rows = np.stack([self.features.row(c) for c in candidates])
-        mean, std = self._models[metric].predict(rows)
+        mean, std = self._residuals(metric).predict(rows)
         base = np.array([self._prior(c, metric) for c in candidates])
         if is_cost(metric):
             base = np.log(np.maximum(base, 1e-30))
         return [Estimate(float(b + m), float(s)) for b, m, s in zip(base, mean, std, strict=True)]
+
+    def _residuals(self, metric: str) -> Regression:
+        """What was measured, against the prior as it stands now: it has learnt meanwhile."""
+        model = Regression(self.features.width, *(COST if is_cost(metric) else LOSS))
+        for candidate, measured in self._measured:
+            if metric in measured and metric in self._metrics:
+                base = self._prior(candidate, metric)
+                model.add(self.features.row(candidate), _residual(metric, measured[metric], base))
+        return model
 
 
 def is_cost(metric: str) -> bool:
