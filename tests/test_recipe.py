@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from paredown import changes, recipe
+from paredown import changes, recipe, yamlform
 from paredown.editing import replay
 from paredown.errors import ArtefactError, InputError, NotApplicable, RecipeError
 from paredown.recipe import Lower, Recipe, Step, Target
@@ -154,6 +154,22 @@ def test_inline_settings_and_sites_survive(sites, value):
     step = recipe.parse_inline(text).steps[0]
     assert step.settings == {"percentile": value}
     assert step.sites == (sites or ["*"])
+
+
+@pytest.mark.parametrize("text", ["2e-3", "2E-3", "2.e-3", "2.0e-3", ".2e-2", "0.002", "+2e-3"])
+def test_a_setting_with_an_exponent_is_a_number(text):
+    r = recipe.parse_inline(f"recover:lr={text}")
+    assert r.steps[0].settings == {"lr": 0.002}
+    written = f"schema: 1\nsteps:\n- technique: recover\n  settings: {{lr: {text}}}\n"
+    assert recipe.read(written).steps == r.steps
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_and_texts_like_numbers_survive_yaml(value):
+    for v in (value, repr(value), f"{value:e}", f"{value:.0e}"):
+        again = yamlform.load(yamlform.dump({"v": v}))["v"]
+        assert again == v
+        assert type(again) is type(v)
 
 
 # ---------------------------------------------------------------- running

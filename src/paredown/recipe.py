@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from paredown import yamlform
 from paredown.errors import NotApplicable, RecipeError, UnknownName
 from paredown.files import write_text
 from paredown.result import Document
@@ -107,7 +108,7 @@ class Applied:
 def read(text: str, *, where: str = "recipe") -> Recipe:
     """A recipe from YAML text; ``RecipeError`` names the key, version, technique or setting."""
     try:
-        data = yaml.safe_load(text)
+        data = yamlform.load(text)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark is not None else ""
@@ -165,32 +166,13 @@ def load(path: Path | str) -> Recipe:
 
 def dumps(recipe: Recipe) -> str:
     """A recipe as readable YAML text."""
-    return yaml.dump(recipe.to_dict(), Dumper=_Dumper, sort_keys=False, width=100)
+    return yamlform.dump(recipe.to_dict())
 
 
 def dump(recipe: Recipe, path: Path | str) -> Path:
     """Write a recipe as YAML, atomically."""
     return write_text(path, dumps(recipe))
 
-
-class _Dumper(yaml.SafeDumper):
-    """YAML with short leaf lists and mappings on one line, as in DESIGN."""
-
-
-def _flow(dumper: yaml.SafeDumper, node: yaml.Node) -> yaml.Node:
-    if isinstance(node, (yaml.SequenceNode, yaml.MappingNode)):
-        leaves = [v for _, v in node.value] if isinstance(node, yaml.MappingNode) else node.value
-        node.flow_style = all(isinstance(v, yaml.ScalarNode) for v in leaves)
-    return node
-
-
-_Dumper.add_representer(
-    list, lambda d, v: _flow(d, d.represent_sequence("tag:yaml.org,2002:seq", v))
-)
-_Dumper.add_representer(tuple, lambda d, v: d.represent_list(list(v)))
-_Dumper.add_representer(
-    dict, lambda d, v: _flow(d, d.represent_mapping("tag:yaml.org,2002:map", v.items()))
-)
 
 _NEXT = re.compile(r"\s*[;+]\s*(?=[a-z][a-z0-9-]*\s*(?:[:@!;+]|$))")
 _STEP = re.compile(
@@ -219,7 +201,7 @@ def parse_inline(text: str) -> Recipe:
             if key.strip() in settings:
                 raise RecipeError(f"setting {key.strip()!r} is given twice in {part!r}")
             try:
-                settings[key.strip()] = yaml.safe_load(value)
+                settings[key.strip()] = yamlform.load(value)
             except yaml.YAMLError:
                 raise RecipeError(f"cannot read the value of {pair!r} in {part!r}") from None
         steps.append(

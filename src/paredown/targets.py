@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any, Literal, cast
 
 import torch
-import yaml
 from torch import nn
 
+from paredown import yamlform
 from paredown.blame import blame, words
 from paredown.errors import CaptureError, InputError, ParedownError, TargetError
 from paredown.files import sha256
@@ -277,7 +277,7 @@ def _from_zoo(text: str) -> Workload:
         key, eq, value = pair.partition("=")
         if not eq or not key.isidentifier():
             raise TargetError(f"{text}: malformed setting {pair!r}, write zoo:{name}?key=value,...")
-        settings[key] = yaml.safe_load(value)
+        settings[key] = yamlform.load(value)
     example = {k: settings[k] for k in ("batch", "image_size", "in_channels") if k in settings}
     settings.pop("batch", None)
     with torch.random.fork_rng(devices=[]):

@@ -104,14 +104,13 @@ def show(folder: str) -> ShowDoc:
     """An artefact's manifest, recipe and result, after checking every file; runs nothing of it."""
     import json
 
-    import yaml
-
+    from paredown import yamlform
     from paredown.errors import ArtefactError
     from paredown.manifest import check
 
     manifest = check(folder)
     where = Path(folder)
-    recipe = yaml.safe_load((where / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = yamlform.load((where / "recipe.yaml").read_text(encoding="utf-8"))
     result = where / "result.json"
     found = None
     if result.exists():
