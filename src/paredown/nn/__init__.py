@@ -19,7 +19,8 @@ from paredown.nn.norm import GlobalResponseNorm, LayerNorm2d, LayerScale
 from paredown.nn.partial import PartialConv
 from paredown.nn.reparam import DilatedReparamConv, RepConv, reparameterise
 from paredown.nn.squeeze import SqueezeExcite
-from paredown.nn.transformer import EncoderBlock, SelfAttention
+from paredown.nn.transformer import CrossAttention, EncoderBlock, SelfAttention
+from paredown.nn.wavelet import DualTree
 from paredown.nn.window import WindowAttention
 
 __all__ = [
@@ -28,10 +29,12 @@ __all__ = [
     "ConvMlp",
     "ConvNeXtBlock",
     "ConvNormAct",
+    "CrossAttention",
     "DenseBlock",
     "DenseLayer",
     "DilatedReparamConv",
     "DropPath",
+    "DualTree",
     "EncoderBlock",
     "GatedMlp",
     "GhostModule",

@@ -7,7 +7,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from paredown.errors import InputError, UnknownName
-from paredown.zoo import _rows_baselines, _rows_classifiers, _rows_papers
+from paredown.zoo import (
+    _rows_baselines,
+    _rows_classifiers,
+    _rows_hybrids,
+    _rows_papers,
+    _rows_tasks,
+)
 from paredown.zoo._variant import Variant
 
 if TYPE_CHECKING:
@@ -17,6 +23,8 @@ NETWORKS: dict[str, Variant] = {
     **_rows_papers.ROWS,
     **_rows_classifiers.ROWS,
     **_rows_baselines.ROWS,
+    **_rows_hybrids.ROWS,
+    **_rows_tasks.ROWS,
 }
 
 

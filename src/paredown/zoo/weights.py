@@ -40,10 +40,13 @@ LAYOUTS: dict[str, dict[str, str]] = {
     },
     "MlpMixer": {"timm": "_layouts_transformers:mixer"},
     "DiT": {"authors": "_layouts_transformers:dit"},
+    "SVT": {"authors": "_layouts_hybrids:svt"},
 }
 # What public files hold beside the weights: made anew here, or only counted while training.
 LEFT_OUT = ("relative_position_index", "attn_mask", "num_batches_tracked")
-FIXED = {"DiT": ("pos_embed",)}
+# The wavelet filters that SVT's layers keep: xfm.h0o, ifm.g1b and so on.
+WAVELETS = tuple(f"fm.{k}{b}{c}" for k in "hg" for b in "01" for c in "oab")
+FIXED = {"DiT": ("pos_embed",), "SVT": WAVELETS}
 
 
 def layouts(model: nn.Module) -> list[str]:

@@ -1,0 +1,35 @@
+"""Names of released hybrids' tensors: pairs of our module (or tensor) and theirs.
+
+As in `_layouts_convnets`: the authors' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from paredown.zoo.svt import SVT, Scattering
+
+Pairs = Iterator[tuple[str, str]]
+
+
+def svt(model: SVT) -> Pairs:
+    """The authors: ``patch_embed1.conv.0``, ``block1.0.attn.complex_weight_ll``, ``aux_head``."""
+    for i, stage in enumerate(model.stages):
+        for k in range(3):
+            yield f"entries.{i}.stem.{k}.conv", f"patch_embed{i + 1}.conv.{3 * k}"
+            yield f"entries.{i}.stem.{k}.norm", f"patch_embed{i + 1}.conv.{3 * k + 1}"
+        yield f"entries.{i}", f"patch_embed{i + 1}"
+        for j, block in enumerate(stage.children()):
+            ours, theirs = f"stages.{i}.{j}", f"block{i + 1}.{j}"
+            if isinstance(block.mixer, Scattering):
+                yield f"{ours}.mixer.gate", f"{theirs}.attn.complex_weight_ll"
+                for n in (1, 2):
+                    yield f"{ours}.mixer.blend{n}.weight", f"{theirs}.attn.complex_weight_lh_{n}"
+                    yield f"{ours}.mixer.blend{n}.bias", f"{theirs}.attn.complex_weight_lh_b{n}"
+            yield f"{ours}.mixer", f"{theirs}.attn"
+            yield f"{ours}.mlp.conv", f"{theirs}.mlp.dwconv.dwconv"
+            yield ours, theirs
+        yield f"norms.{i}", f"norm{i + 1}"
+    yield "last", "post_network.0"
+    yield "head", "head"
+    yield "token_head", "aux_head"
