@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from paredown.errors import ParedownError
 from paredown.files import write_text
 from paredown.measure.child import Jobs, Limits, tell
 from paredown.paring.measuring import examples_for
@@ -63,7 +62,8 @@ def survey(request: Request, space: Space, guess: Prior, jobs: Jobs, progress: P
         )
         write_text(kept, json.dumps(found))
     for row in json.loads(kept.read_text()):
-        guess.surveyed[(row["technique"], row["label"])] = row["loss"]
+        if "loss" in row:
+            guess.surveyed[(row["technique"], row["label"])] = row["loss"]
 
 
 def _judge(asked: Asked) -> list[dict[str, Any]]:
@@ -78,8 +78,8 @@ def _judge(asked: Asked) -> list[dict[str, Any]]:
         original = spec.source.get()
         try:
             workload, _ = trial.rewrite(spec, original)
-        except ParedownError as e:
-            tell(f"{name} {label} failed: {e}")
+        except Exception as e:  # whatever is wrong with one cut costs only this one here
+            rows.append({"technique": name, "label": label, "failed": f"{type(e).__name__}: {e}"})
             continue
         before = trial.original_scores(spec, original)
         with torch.inference_mode():

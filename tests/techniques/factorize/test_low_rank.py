@@ -131,3 +131,16 @@ def test_code_that_needs_the_layer_itself_is_refused():
 def test_bad_knobs_are_refused(bad):
     with pytest.raises(InputError):
         LowRank(**bad)
+
+
+def test_a_covariance_off_definite_by_float32_rounding_is_damped():
+    """A dominant direction leaves errors in a float32 sum that are larger than small eigenvalues."""
+    g = torch.Generator().manual_seed(0)
+    x = 1e-3 * torch.randn(50, 96, generator=g) + 30.0
+    covariance = (x.T @ x / len(x)) - 2e-3 * torch.eye(96)
+    assert torch.linalg.eigvalsh(covariance.double())[0] < 0
+    w = torch.randn(24, 96, generator=g)
+    left, values, right = factors(w, covariance)
+    assert torch.allclose(left * values @ right, w, atol=1e-3)
+    with pytest.raises(NotApplicable, match="finite"):
+        factors(w, covariance * float("nan"))

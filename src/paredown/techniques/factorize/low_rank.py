@@ -239,12 +239,25 @@ def factors(weight: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor, 
     if covariance is None:
         u, s, v = torch.linalg.svd(w, full_matrices=False)
         return u.float(), s.float(), v.float()
-    c = covariance.double()
-    damp = 1e-6 * float(c.diagonal().mean()) or 1e-12
-    root = torch.linalg.cholesky(c + damp * torch.eye(len(c), dtype=torch.float64))
+    root = _root(covariance.double())
     u, s, v = torch.linalg.svd(w @ root, full_matrices=False)
     back = torch.linalg.solve_triangular(root, v, upper=False, left=False)
     return u.float(), s.float(), back.float()
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Cholesky factor, damped by as little as makes the matrix positive definite.
+
+    The sums are float32: a dominant direction leaves errors above any fixed small damping.
+    Raises ``NotApplicable`` where the inputs were not finite.
+    """
+    eye = torch.eye(len(covariance), dtype=torch.float64)
+    mean = float(covariance.diagonal().mean()) or 1e-6
+    for exponent in range(-6, 1):
+        root, info = torch.linalg.cholesky_ex(covariance + 10.0**exponent * mean * eye)
+        if int(info) == 0:
+            return root
+    raise NotApplicable("low-rank: the calibration inputs of a layer are not finite")
 
 
 def _form(module: Any, rank: int, dtype: str) -> nn.Module:
