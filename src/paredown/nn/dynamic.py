@@ -9,13 +9,14 @@ from torch import Tensor
 from paredown.errors import InputError
 
 
-def dynamic_depthwise(x: Tensor, kernels: Tensor) -> Tensor:
+def dynamic_depthwise(x: Tensor, kernels: Tensor, stride: int = 1) -> Tensor:
     """A depthwise convolution with its own kernel at every position; zeros beyond the border.
 
     ``x`` is ``(batch, channels, h, w)``, ``kernels`` ``(batch, shared, taps, h, w)`` with an odd
     square of taps, row by row; channel ``c`` uses kernel ``c % shared`` (LSNet's aggregation,
-    arXiv:2503.23135, equation 6). One pass per tap: nothing is unfolded. Raises ``InputError``
-    where the shapes do not fit.
+    arXiv:2503.23135, equation 6). A batch of one kernel set serves all images. With a ``stride``
+    the kernels' h and w are the output's. One pass per tap: nothing is unfolded. Raises
+    ``InputError`` where the shapes do not fit.
     """
     batch, channels, h, w = x.shape
     shared, taps = kernels.shape[1:3]
@@ -25,17 +26,22 @@ def dynamic_depthwise(x: Tensor, kernels: Tensor) -> Tensor:
             f"kernels {tuple(kernels.shape)} do not fit {channels} channels: their number must "
             "divide the channels and their taps be an odd square"
         )
+    high, wide = kernels.shape[3:]
+    if (high, wide) != ((h - 1) // stride + 1, (w - 1) // stride + 1):
+        raise InputError(f"kernels for {high} x {wide} outputs do not fit a {h} x {w} map")
     reach = side // 2
     padded = F.pad(x, (reach, reach, reach, reach))
     padded = padded.reshape(batch, channels // shared, shared, h + 2 * reach, w + 2 * reach)
     out: Tensor | None = None
     for tap in range(taps):
         row, column = divmod(tap, side)
-        part = padded[..., row : row + h, column : column + w]
+        rows = slice(row, row + (high - 1) * stride + 1, stride)
+        columns = slice(column, column + (wide - 1) * stride + 1, stride)
+        part = padded[..., rows, columns]
         weight = kernels[:, None, :, tap]
         out = part * weight if out is None else torch.addcmul(out, part, weight)
     assert out is not None
-    return out.reshape(batch, channels, h, w)
+    return out.reshape(batch, channels, high, wide)
 
 
 def neighbourhood_sum(values: Tensor, weights: Tensor, kernel: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,3 +58,14 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale every channel; the same shape."""
         return x * self.gamma
+
+
+def replace_norms(
+    model: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]
+) -> nn.Module:
+    """The model, changed in place: every module of exactly this ``kind`` is now ``make(it)``."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is kind:
+                setattr(parent, name, make(child))
+    return model

@@ -6,6 +6,7 @@ from paredown.zoo._variant import Variant
 
 TIMM = "timm 1.0.31 (counted)"
 VOVNET = "the authors' VoVNet.pytorch (counted)"
+PFLAYER = "the authors' PfLayer (counted)"
 
 ROWS: dict[str, Variant] = {
     "mobilenetv2": Variant(
@@ -59,5 +60,51 @@ ROWS: dict[str, Variant] = {
         paper_macs=8_930_144_256,
         source=f"{VOVNET}; timm vovnet57a",
         reference="timm:vovnet57a",
+    ),
+    "resnet50-max": Variant(
+        "pflayer:pooled_resnet",
+        "pflayer",
+        {"spatial": "max"},
+        paper_params=14_232_232,
+        paper_macs=2_239_496_192,
+        source=f"{PFLAYER}; the paper prints 14.2M and 2.2G",
+    ),
+    "resnet50-hybrid": Variant(
+        "pflayer:pooled_resnet",
+        "pflayer",
+        {"spatial": "hybrid"},
+        paper_params=17_330_600,
+        paper_macs=2_586_312_704,
+        source=f"{PFLAYER}; the paper prints 17.3M and 2.6G",
+    ),
+    "vit-ti-max": Variant(
+        "pflayer:pooled_vit",
+        "pflayer",
+        {"variant": "ti"},
+        fixed_size=True,
+        sizes=(32, 48, 64),
+        paper_params=6_159_400,
+        paper_macs=1_244_757_504,
+        source=PFLAYER,
+    ),
+    "vit-s-max": Variant(
+        "pflayer:pooled_vit",
+        "pflayer",
+        {"variant": "s"},
+        fixed_size=True,
+        sizes=(32, 48, 64),
+        paper_params=23_819_368,
+        paper_macs=4_743_822_336,
+        source=PFLAYER,
+    ),
+    "vit-b-max": Variant(
+        "pflayer:pooled_vit",
+        "pflayer",
+        {"variant": "b"},
+        fixed_size=True,
+        sizes=(32, 48, 64),
+        paper_params=93_644_008,
+        paper_macs=18_504_873_984,
+        source=PFLAYER,
     ),
 }

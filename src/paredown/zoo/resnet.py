@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class ResNet(nn.Module):
     Returns logits ``(batch, num_classes)``, or with ``features_only`` the outputs of the stages
     (strides 4 to 32). ``blocks`` per stage, ``width`` of the first stage (it doubles every stage);
     bottleneck blocks put out four times that. With ``groups`` the 3x3 convolution of a bottleneck
-    has that many groups of ``group_width`` channels in the first stage (ResNeXt).
+    has that many groups of ``group_width`` channels in the first stage (ResNeXt). ``block`` stands
+    in place of the bottleneck block: ``block(inputs, inner, outputs, stride=...)``.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class ResNet(nn.Module):
         bottleneck: bool = False,
         groups: int = 1,
         group_width: int | None = None,
+        block: Callable[..., nn.Module] | None = None,
         features_only: bool = False,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             ConvNormAct(in_channels, width, 7, stride=2), nn.MaxPool2d(3, 2, 1)
         )
+        wide = block or partial(Bottleneck, groups=groups)
         channels, built = width, []
         for i, depth in enumerate(blocks):
             inner = (width if group_width is None else groups * group_width) * 2**i
@@ -54,7 +58,7 @@ class ResNet(nn.Module):
             for j in range(depth):
                 stride = 2 if i and j == 0 else 1
                 stage.append(
-                    Bottleneck(channels, inner, outputs, stride=stride, groups=groups)
+                    wide(channels, inner, outputs, stride=stride)
                     if bottleneck
                     else BasicBlock(channels, outputs, stride=stride)
                 )
