@@ -1,6 +1,7 @@
 """What a job does to itself must stay there: crash, hang, memory, errors, and a dying parent."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -121,10 +122,85 @@ def test_children_die_with_a_killed_parent(tmp_path):
     child = int(note.read_text())
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
+    gone(child)
+
+
+def gone(pid):
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists():
-        state = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    while Path(f"/proc/{pid}").exists():
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         if state == "Z":
             break
-        assert time.monotonic() < deadline, "the job outlived its parent"
+        assert time.monotonic() < deadline, "it outlived what started it"
         time.sleep(0.05)
+
+
+def holds_a_lock():
+    lock = multiprocessing.get_context().RLock()
+    with lock:
+        return os.getpid()
+
+
+def killed_with_a_lock():
+    lock = multiprocessing.get_context().RLock()
+    with lock:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+LEAKY = """
+import sys
+sys.path.insert(0, {here!r})
+import test_child
+from paredown.errors import CandidateFailed
+if __name__ == "__main__":
+    jobs = test_child.Jobs()
+    jobs.run(test_child.holds_a_lock)
+    try:
+        jobs.run(test_child.killed_with_a_lock)
+    except CandidateFailed as e:
+        print(e)
+"""
+
+
+def test_locks_of_finished_and_killed_jobs_are_not_leaked(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(LEAKY.format(here=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert "SIGKILL" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_worker_of_a_job_dies_with_it(tmp_path, jobs):
+    note = tmp_path / "pid"
+    with pytest.raises(CandidateFailed, match="hung"):
+        jobs.run(hang_with_a_worker, str(note), limits=Limits(2.0, GIB))
+    gone(int(note.read_text()))
+
+
+def hang_with_a_worker(note):
+    worker = multiprocessing.Process(target=time.sleep, args=(60,))
+    worker.start()
+    Path(note).write_text(str(worker.pid))
+    time.sleep(60)
+
+
+def test_the_server_outlives_the_thread_that_ran_the_first_job():
+    """In a process of its own: here the server may have been started by another test."""
+    code = (
+        "import threading, os, test_child\n"
+        "from multiprocessing.forkserver import _forkserver\n"
+        "jobs = test_child.Jobs()\n"
+        "t = threading.Thread(target=jobs.run, args=(test_child.double, 1))\n"
+        "t.start(); t.join()\n"
+        "first = _forkserver._forkserver_pid\n"
+        "assert jobs.run(test_child.double, 2) == 4\n"
+        "assert jobs.run(os.getppid) == _forkserver._forkserver_pid == first\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parent,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,9 @@
 """Imported by the fork server alone, when it starts: the server dies with the process it serves.
 
 Without this a `kill -9` of the search leaves server and children running, since each child holds
-the pipe that tells the server its owner is alive. The kernel watches the thread that started the
-server: jobs are first run from a thread that lives as long as the search.
+the pipe that tells the server its owner is alive. The kernel watches the *thread* that started the
+server, not its process: :func:`paredown.measure.child.start_server` starts it from a thread that
+lives as long as the process, so that jobs may be run from threads that end.
 """
 
 import ctypes

@@ -16,7 +16,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -88,8 +91,8 @@ class Jobs:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_child, args=(theirs, function, args))
         try:
-            with _single_threaded_blas():
-                process.start()
+            self._ready()
+            process.start()
         except (AttributeError, TypeError, ImportError) as e:
             raise InputError(_unimportable(e)) from None
         except Exception as e:
@@ -102,6 +105,9 @@ class Jobs:
         finally:
             _kill(process)
             ours.close()
+
+    def _ready(self) -> None:
+        start_server()
 
     def _wait(
         self,
@@ -135,6 +141,20 @@ class Jobs:
                 )
 
 
+def start_server() -> None:
+    """Start the fork server unless it runs, from a thread that lives as long as this process:
+    the server dies with the thread that started it (`_server`).
+    """
+    with _single_threaded_blas():
+        _starter(os.getpid()).submit(forkserver.ensure_running).result()
+
+
+@cache
+def _starter(_pid: int) -> ThreadPoolExecutor:
+    """One thread per process, a forked copy has none of its parent's; it ends at exit."""
+    return ThreadPoolExecutor(1, "paredown-fork-server")
+
+
 _channel: Connection | None = None
 
 
@@ -148,6 +168,11 @@ def _child(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]
     global _channel
     _channel = pipe
     os.setpgid(0, 0)
+    # Locks made by user code or libraries (tqdm's is one) are then anonymous. Under this process's
+    # own start method they have names in a tracker shared with the search, which warns of "leaked
+    # semaphores" at exit since no child ends by way of clean-up. Forked workers also stay in this
+    # process group, where the limits see them.
+    multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     # The kernel's out-of-memory killer should take the candidate, never the search.
@@ -210,7 +235,7 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _single_threaded_blas() -> Any:
-    """The server is started by the first job: no BLAS threads may exist in it when it forks."""
+    """No BLAS threads may exist in the server when it forks."""
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:

@@ -159,6 +159,9 @@ class CountedJobs(Jobs):
         # Not the fork server: it may run already, without the interposer.
         self._context = multiprocessing.get_context("spawn")  # type: ignore[assignment]
 
+    def _ready(self) -> None:
+        """Each job's process is spawned by itself: there is no server to start."""
+
     def run(
         self,
         function: Callable[..., Any],
