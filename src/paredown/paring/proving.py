@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paredown import runtime
 from paredown.errors import CandidateFailed
 from paredown.measure.child import Jobs
+from paredown.paring.effort import LONG_S, fast_bf16
 from paredown.paring.measuring import examples_for, memory_of, trial_folder
 from paredown.paring.predicting import budgeted
 from paredown.report.progress import Progress
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 PROOF_S = 6.0
 KEPT_FOR_PROOF = 3
-ORDER = ("openvino", "onnxruntime", "eager", "inductor")
+ORDER = ("openvino", "native", "onnxruntime", "eager", "inductor")
 PRECISION_ONLY = frozenset({"bf16", "fold-norm"})
 """Switching the runtime may also switch the precision to what the runtime offers by itself."""
 
@@ -95,8 +97,9 @@ def judged(run: Run, proof: dict[str, Any]) -> list[ConstraintResult]:
 
 
 def best_single(run: Run) -> Outcome | None:
-    """The fastest of the plain backends whose quality holds: what merely switching runtimes
-    gives.
+    """The fastest of the plain backends whose quality holds: what merely switching runtimes gives.
+
+    Paredown's own engine is no runtime to switch to, unless it was the only one asked for.
     """
     switched = set(plain([o.candidate for o in run.search.outcomes]))
     quality_limits = [x for x in run.goal.limits if x.metric in ("drop", "fidelity", "score")]
@@ -107,7 +110,8 @@ def best_single(run: Run) -> Outcome | None:
         and o.candidate in switched
         and all(x.metric in o.values and x.miss(o.values[x.metric]) == 0 for x in quality_limits)
     ]
-    return min(fit, key=lambda o: o.values["latency"], default=None)
+    others = [o for o in fit if not runtime.backend(o.candidate.backend).ours]
+    return min(others or fit, key=lambda o: o.values["latency"], default=None)
 
 
 def plain(every: list[Candidate]) -> list[Candidate]:
@@ -122,3 +126,14 @@ def plain(every: list[Candidate]) -> list[Candidate]:
     ]
     # What the search measures first: the likely best, and inductor last, which compiles for long.
     return sorted(found, key=lambda c: ORDER.index(c.backend) if c.backend in ORDER else len(ORDER))
+
+
+def openers(every: list[Candidate], own_backend: str, effort_s: float) -> list[Candidate]:
+    """What a search measures before it predicts: the plain backends, in a short search each in
+    its faster precision only.
+    """
+    found = [c for c in plain(every) if c.backend != own_backend] or plain(every)
+    if effort_s >= LONG_S or not fast_bf16():
+        return found
+    reduced = {c.backend for c in found if dict(c.point).get("bf16", OFF) != OFF}
+    return [c for c in found if c.backend not in reduced or dict(c.point).get("bf16", OFF) != OFF]

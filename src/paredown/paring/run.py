@@ -20,7 +20,7 @@ from paredown.paring import candidates, measuring, predicting
 from paredown.paring.effort import Clock, grant
 from paredown.paring.predicting import Accepted
 from paredown.paring.prior import Prior, prior
-from paredown.paring.proving import plain, prove_best
+from paredown.paring.proving import openers, prove_best
 from paredown.paring.request import Request
 from paredown.paring.survey import survey
 from paredown.report.progress import Progress
@@ -114,7 +114,7 @@ def run(request: Request, progress: Progress) -> Run:
         measuring.Measure(
             request, space, jobs, cache, progress, first_guess.baseline, accepted, clock
         ),
-        first=[c for c in plain(every) if c.backend != request.own_backend] or plain(every),
+        first=openers(every, request.own_backend, request.effort_s),
         affords=clock.affords,
     )
     search.on_trial = _shown(search, progress)

@@ -162,6 +162,8 @@ class Backend(ABC):
     """One way of running a network. It never changes precision on its own: techniques do."""
 
     name: ClassVar[str]
+    ours: ClassVar[bool] = False
+    """Paredown's own engine: not among what a user could merely switch to."""
     extra: ClassVar[str | None] = None
     loads_without_paredown: ClassVar[bool] = False
 

@@ -98,6 +98,7 @@ class Native(Backend):
     """The ``native`` backend."""
 
     name: ClassVar[str] = "native"
+    ours: ClassVar[bool] = True
 
     def available(self) -> str | None:
         """None when the native module was built, else how to get it."""
