@@ -340,8 +340,9 @@ class PapersDoc(Document):
 class ZooRow(Record):
     """One network: parameters and MACs of one run as our graph counts them, beside the paper's.
 
-    ``input`` is one image (channels, height, width). ``source`` says where the paper's figures are
-    from, ``why`` the reason where ours differ from them by more than 0.5 %.
+    ``input`` is one image (channels, height, width), clip or volume (channels, frames or slices,
+    height, width). ``source`` says where the paper's figures are from, ``why`` the reason where
+    ours differ from them by more than 0.5 %.
     """
 
     name: str

@@ -48,7 +48,8 @@ def built(name, size, **settings):
         settings["image_size"] = size
     if "num_classes" in inspect.signature(_table._found(row.build)).parameters:
         settings.setdefault("num_classes", 7)
-    return zoo.create(name, **settings), zoo.example(name, batch=2, image_size=size)
+    frames = None if row.frames is None else min(row.frames, 16)
+    return zoo.create(name, **settings), zoo.example(name, batch=2, image_size=size, frames=frames)
 
 
 def tensors(out):

@@ -178,7 +178,7 @@ def classifier(features: int, classes: int, *, dropout: float = 0.0) -> nn.Seque
 def he_init(model: nn.Module) -> None:
     """He initialisation (fan out) of convolutions, ones and zeros for norms, small linear heads."""
     for m in model.modules():
-        if isinstance(m, nn.Conv2d):
+        if isinstance(m, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
             if m.bias is not None:
                 nn.init.zeros_(m.bias)

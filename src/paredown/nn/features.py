@@ -49,3 +49,28 @@ def need_size(
         steps = f"multiples of {multiple}" if multiple > 1 else ""
         can = " and ".join(t for t in (steps, sizes) if t)
         raise InputError(f"{network} takes heights and widths that are {can}, got {h}x{w}")
+
+
+def need_volume(
+    x: Tensor,
+    *,
+    network: str,
+    multiple: tuple[int, int, int] = (1, 1, 1),
+    minimum: tuple[int, int, int] = (1, 1, 1),
+) -> None:
+    """Refuse clips and volumes that a network cannot take, naming those it can (``InputError``).
+
+    ``x`` is ``(batch, channels, d, h, w)`` with d frames or slices; each side must be at least its
+    ``minimum`` and a multiple of its ``multiple``.
+    """
+    if x.ndim != 5:
+        raise InputError(
+            f"{network} takes (batch, channels, depth, height, width), got {tuple(x.shape)}"
+        )
+    sides = tuple(x.shape[2:])
+    if any(s < m or s % k for s, m, k in zip(sides, minimum, multiple, strict=True)):
+        can = " and ".join(
+            f"{name} of at least {m} in steps of {k}" if k > 1 else f"{name} of at least {m}"
+            for name, m, k in zip(("depth", "height", "width"), minimum, multiple, strict=True)
+        )
+        raise InputError(f"{network} takes a {can}, got {'x'.join(map(str, sides))}")

@@ -50,10 +50,11 @@ def count(name: str) -> tuple[int, int]:
 
 def _row(name: str, params: int, macs: int) -> ZooRow:
     v = variant(name)
+    frames = () if v.frames is None else (v.frames,)
     return ZooRow(
         name=name,
         paper=v.paper,
-        input=[v.in_channels, v.image_size, v.image_size],
+        input=[v.in_channels, *frames, v.image_size, v.image_size],
         params=params,
         macs=macs,
         paper_params=v.paper_params,

@@ -13,6 +13,7 @@ from paredown.zoo import (
     _rows_hybrids,
     _rows_papers,
     _rows_tasks,
+    _rows_volumes,
 )
 from paredown.zoo._variant import Variant
 
@@ -25,6 +26,7 @@ NETWORKS: dict[str, Variant] = {
     **_rows_baselines.ROWS,
     **_rows_hybrids.ROWS,
     **_rows_tasks.ROWS,
+    **_rows_volumes.ROWS,
 }
 
 
@@ -55,12 +57,18 @@ def create(name: str, **settings: Any) -> nn.Module:
 
 
 def example(
-    name: str, *, batch: int = 1, image_size: int | None = None, in_channels: int | None = None
+    name: str,
+    *,
+    batch: int = 1,
+    image_size: int | None = None,
+    in_channels: int | None = None,
+    frames: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Example inputs for a network, seeded: one image ``(batch, in_channels, size, size)``.
 
-    Size and channels are the paper's unless given. Networks that take more (a diffusion step's
-    time) get what they take.
+    Networks for clips and volumes get ``(batch, in_channels, frames, size, size)``. Sizes and
+    channels are the paper's unless given. Networks that take more (a diffusion step's time) get
+    what they take.
     """
     import torch
 
@@ -69,14 +77,15 @@ def example(
     channels = row.in_channels if in_channels is None else in_channels
     if row.example:
         return _found(row.example)(batch=batch, image_size=size, in_channels=channels)
-    shape = (batch, channels, size, size)
+    shape = _shape(row.frames if frames is None else frames, batch, channels, size)
     return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
 
 
 def feature_info(name: str, **settings: Any) -> list[tuple[int, int]]:
     """Channels and stride of every map that ``features_only=True`` gives; allocates no weights.
 
-    The stride is the nearest power of two, as unpadded convolutions cut a map's borders.
+    The stride is that of the width, to the nearest power of two, as unpadded convolutions cut a
+    map's borders.
     Raises ``UnknownName``, and ``InputError`` for a network that has no maps to give.
     """
     import torch
@@ -86,8 +95,12 @@ def feature_info(name: str, **settings: Any) -> list[tuple[int, int]]:
         model = create(name, features_only=True, **settings).eval()
         size = settings.get("image_size", row.image_size)
         channels = settings.get("in_channels", row.in_channels)
-        maps = model(torch.empty(1, channels, size, size))
-    return [(m.shape[1], 2 ** round(math.log2(size / m.shape[2]))) for m in maps]
+        maps = model(torch.empty(_shape(row.frames, 1, channels, size)))
+    return [(m.shape[1], 2 ** round(math.log2(size / m.shape[-1]))) for m in maps]
+
+
+def _shape(frames: int | None, batch: int, channels: int, size: int) -> tuple[int, ...]:
+    return (batch, channels, *(() if frames is None else (frames,)), size, size)
 
 
 def _found(where: str) -> Any:

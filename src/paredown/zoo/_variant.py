@@ -20,15 +20,18 @@ class Variant:
     where they differ by more.
 
     ``fixed_size`` marks networks built for one size (they take ``image_size``); ``sizes`` are small
-    ones that the tests run at. ``example`` is ``module:function`` making the inputs
-    (``batch``, ``image_size``, ``in_channels`` as keywords) of a network that takes more than one
-    image. ``reference`` is the public name of the same network, as ``timm:resnet50``.
+    ones that the tests run at. ``frames`` are those of a clip, or the slices of a volume: the input
+    is then ``(batch, in_channels, frames, image_size, image_size)``. ``example`` is
+    ``module:function`` making the inputs (``batch``, ``image_size``, ``in_channels`` as keywords)
+    of a network that takes more than one image. ``reference`` is the public name of the same
+    network, as ``timm:resnet50``.
     """
 
     build: str
     paper: str
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     image_size: int = 224
+    frames: int | None = None
     in_channels: int = 3
     paper_params: int | None = None
     paper_macs: int | None = None
