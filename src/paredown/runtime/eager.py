@@ -12,6 +12,7 @@ from torch import nn
 
 from paredown.errors import ArtefactError, InputError
 from paredown.graph.graph import Graph
+from paredown.runtime import torch_lowering
 from paredown.runtime.backend import Asked, Backend, Executable, Ran
 from paredown.runtime.export import first_line
 from paredown.runtime.observe import Observed, observe
@@ -22,13 +23,17 @@ TENSORS = "tensors.safetensors"
 
 
 class EagerExecutable(Executable):
-    """The rewritten module itself, in eval and inference mode."""
+    """The rewritten module in eval and inference mode, quantized layers on torch's operators.
+
+    ``workload`` is the executable's own copy; its quantized forms are swapped for packed modules.
+    """
 
     backend = "eager"
 
     def __init__(self, workload: Workload, threads: int) -> None:
         self.workload, self.threads, self.compile_s = workload, threads, 0.0
         self.model = workload.model
+        self._unlowered = torch_lowering.lower(workload)
         self._observed: Observed | None = None
         self._laps: list[float] = []
 
@@ -63,7 +68,7 @@ class EagerExecutable(Executable):
     def observed(self) -> Observed:
         """The operators of one real run, module by module (run on first use)."""
         if self._observed is None:
-            self._observed = observe(self.workload)
+            self._observed = observe(self.workload, self._unlowered)
         return self._observed
 
     @property
@@ -82,8 +87,8 @@ class EagerExecutable(Executable):
         return [Path(TENSORS)]
 
     def weight_bytes(self) -> int:
-        """Bytes of all parameters and buffers, shared ones once."""
-        return sum(t.untyped_storage().nbytes() for t in _storages(self.model).values())
+        """Bytes of all parameters and buffers, shared ones once, packed ones as packed."""
+        return torch_lowering.held_bytes(self.model)
 
 
 class Eager(Backend):
@@ -137,7 +142,7 @@ def save_tensors(model: nn.Module, path: Path) -> None:
     seen: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
-    for name, t in _named(model):
+    for name, t in torch_lowering.tensors(model):
         key = (
             t.untyped_storage().data_ptr(),
             t.storage_offset(),
@@ -167,7 +172,7 @@ def load_tensors(model: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as e:
         raise ArtefactError(f"{path} is not readable: {first_line(e)}") from None
     tied = {k.removeprefix("tied:"): v for k, v in meta.items() if k.startswith("tied:")}
-    names = {name for name, _ in _named(model)}
+    names = {name for name, _ in torch_lowering.tensors(model)}
     lack, extra = (
         sorted(names - set(tensors) - set(tied)),
         sorted((set(tensors) | set(tied)) - names),
@@ -176,7 +181,7 @@ def load_tensors(model: nn.Module, path: Path) -> None:
         what = f"lacks {lack[0]!r}" if lack else f"holds an unknown {extra[0]!r}"
         raise ArtefactError(f"{path.name} {what}: was it saved from this model?")
     made: dict[str, Any] = {}
-    for name, old in list(_named(model)):
+    for name, old in torch_lowering.tensors(model):
         source = tied.get(name, name)
         if source not in tensors:
             raise ArtefactError(f"{path.name} ties {name!r} to {source!r}, which it does not hold")
@@ -209,12 +214,3 @@ def _place(
             made[source].data if source in made else new,
             persistent=leaf in module.state_dict(keep_vars=True),
         )
-
-
-def _named(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    return [*parameters, *model.named_buffers(remove_duplicate=False)]
-
-
-def _storages(model: nn.Module) -> dict[int, torch.Tensor]:
-    return {t.untyped_storage().data_ptr(): t for _, t in _named(model) if t.numel()}

@@ -30,8 +30,6 @@ from paredown.runtime.export import first_line
 from paredown.runtime.onnx_model import needs_torch
 from paredown.workload import Workload
 
-FUSED = "inductor multiplies the dequantized values in float: the saving is simulated"
-
 
 class InductorExecutable(EagerExecutable):
     """A compiled module; takes only the shapes it was compiled for."""
@@ -63,7 +61,7 @@ class InductorExecutable(EagerExecutable):
     def executed(self) -> list[Ran]:
         """Precisions are those of the eager program: inductor keeps every dtype as written."""
         return [
-            Ran(r.site, r.op, r.precision, FUSED if r.fallback else self.breaks, r.role)
+            Ran(r.site, r.op, r.precision, r.fallback or self.breaks, r.role)
             for r in self.observed.ran
         ]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from paredown.runtime.backend import COMPUTE, Asked, Ran
+from paredown.runtime.packed import Packed
 from paredown.workload import Workload
 
 FLOAT_PRODUCTS = frozenset(
@@ -47,10 +48,13 @@ PACKED_PRODUCTS = {
     "_int_mm": ("int8", "int8"),
     "linear_dynamic": ("int8", "int8"),
     "linear_dynamic_fp16": ("float16", "float"),
+    "qlinear_pointwise": ("int8", "int8"),
+    "qconv_pointwise": ("int8", "int8"),
 }
 """Operators over packed weights: how the weight is held, and what the product computes in."""
 
-SIMULATED = "eager torch multiplies the dequantized values in float: the saving is simulated"
+SIMULATED = "torch multiplies the dequantized values in float: the saving is simulated"
+UNPACKED = "its weight is dequantized in every run"
 
 
 @dataclass
@@ -61,20 +65,33 @@ class Observed:
     asked: dict[str, Asked] = field(default_factory=dict)
 
 
-def observe(workload: Workload) -> Observed:
-    """Run the workload once and record what it called. The model's hooks are put back as found."""
+@dataclass(frozen=True)
+class _Frame:
+    """A module that is running: its path, itself, and the dtype of its first input tensor."""
+
+    path: str
+    module: nn.Module | None = None
+    dtype: str = "float32"
+
+
+def observe(workload: Workload, unlowered: Mapping[str, str] | None = None) -> Observed:
+    """Run the workload once and record what it called. The model's hooks are put back as found.
+
+    ``unlowered`` says why a quantized layer was not put on packed operators, by module path.
+    """
     out = Observed()
-    stack: list[str] = [""]
+    stack = [_Frame("")]
     with _paths(workload.model, stack), torch.inference_mode(), _Recorder(out, stack):
         workload.once()
-    out.ran = [_held_against(r, out.asked.get(r.site)) for r in out.ran]
+    why = unlowered or {}
+    out.ran = [_held_against(r, out.asked.get(r.site), why.get(r.site)) for r in out.ran]
     return out
 
 
 class _Recorder(TorchDispatchMode):
     """Records matrix products and which quantized tensors they were fed with."""
 
-    def __init__(self, out: Observed, stack: list[str]) -> None:
+    def __init__(self, out: Observed, stack: list[_Frame]) -> None:
         super().__init__()
         self.out, self.stack = out, stack
         # Which tensors came out of a dequantize: by identity, kept alive so that ids stay unique.
@@ -126,7 +143,7 @@ class _Recorder(TorchDispatchMode):
         marks = {self.marks[id(t)][0] for t in tensors if id(t) in self.marks}
         weight = next((m for m in ("int4", "int8") if m in marks), None)
         activation = next((m for m in ("static", "dynamic") if m in marks), None)
-        site = self.stack[-1]
+        site = self.stack[-1].path
         old = self.out.asked.get(site, Asked(dtype=dtype))
         self.out.asked[site] = Asked(
             old.weight or weight,
@@ -139,33 +156,46 @@ class _Recorder(TorchDispatchMode):
 
     def _packed(self, name: str, args: tuple[Any, ...]) -> None:
         held, computed = PACKED_PRODUCTS[name]
-        first = next(a for a in args if isinstance(a, torch.Tensor))
-        dtype = str(first.dtype).removeprefix("torch.")
-        site = self.stack[-1]
-        self.out.asked[site] = Asked(held, "dynamic" if computed == "int8" else None, dtype)
-        self.out.ran.append(Ran(site, name, "int8" if computed == "int8" else dtype, role=COMPUTE))
-        self.out.ran.append(Ran(site, "weight", held))
+        at = self.stack[-1]
+        if isinstance(at.module, Packed):
+            # Several integer products may make up one float product: the module knows.
+            asked = at.module.asked(at.dtype)
+            ran = asked.compute if held == asked.weight else computed
+        else:
+            first = next(a for a in args if isinstance(a, torch.Tensor))
+            dtype = str(first.dtype).removeprefix("torch.")
+            asked = Asked(held, "dynamic" if computed == "int8" else None, dtype)
+            ran = "int8" if computed == "int8" else dtype
+        self.out.asked[at.path] = asked
+        self.out.ran.append(Ran(at.path, name, ran, role=COMPUTE))
+        self.out.ran.append(Ran(at.path, "weight", held))
 
 
-def _held_against(ran: Ran, asked: Asked | None) -> Ran:
-    if ran.role != COMPUTE or asked is None or ran.precision == asked.compute:
+def _held_against(ran: Ran, asked: Asked | None, unlowered: str | None) -> Ran:
+    if ran.role != COMPUTE or asked is None:
         return ran
-    return Ran(ran.site, ran.op, ran.precision, SIMULATED, ran.role)
+    if ran.precision != asked.compute:
+        why = f"{SIMULATED} ({unlowered})" if unlowered else SIMULATED
+        return replace(ran, fallback=why)
+    return replace(ran, fallback=f"{UNPACKED} ({unlowered})") if unlowered else ran
 
 
 @contextmanager
-def _paths(model: nn.Module, stack: list[str]) -> Generator[None]:
-    """Keep ``stack`` at the path of the module that is running."""
+def _paths(model: nn.Module, stack: list[_Frame]) -> Generator[None]:
+    """Keep the module that is running on top of ``stack``."""
     handles: list[Any] = []
     for path, module in model.named_modules():
 
-        def enter(_m: nn.Module, _a: Any, path: str = path) -> None:
-            stack.append(path)
+        def enter(m: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+            given = (*args, *kwargs.values())
+            first = next((a for a in given if isinstance(a, torch.Tensor)), None)
+            dtype = "float32" if first is None else str(first.dtype).removeprefix("torch.")
+            stack.append(_Frame(path, m, dtype))
 
         def leave(_m: nn.Module, _a: Any, _o: Any) -> None:
             stack.pop()
 
-        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield
