@@ -12,7 +12,7 @@ DEMO_EFFORT ?= 150s
 DEMO_JSON := pared/demo.json
 PYTEST_MARKS ?= not slow and not gpu
 # Two processes of one thread each: half of the tests wait for children.
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt \
   $(wildcard src/paredown/kernels/cpp/* src/paredown/kernels/cpp/*/*)

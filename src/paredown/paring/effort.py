@@ -18,7 +18,7 @@ from paredown.techniques.recover import lay_out, nhwc
 
 LONG_S = 200.0
 """An effort from which on two recoveries are worth more than one longer one."""
-RECOVERY_SHARE = (0.35, 0.25)
+RECOVERY_SHARE = (0.35, 0.2)
 """Share of the effort that one recovery may take, below `LONG_S` and from there on."""
 MOST_STEPS = 2000
 FEWEST_STEPS = 10
@@ -127,12 +127,10 @@ class Clock:
         """Seconds until the search has to end."""
         return self.deadline - time.monotonic()
 
-    def affords(self, candidate: Candidate) -> bool:
-        """Whether a candidate can be expected to finish in the time that is left."""
+    def seconds(self, candidate: Candidate) -> float:
+        """What a candidate can be expected to take."""
         expected = sum(self.taken) / len(self.taken) if self.taken else FIRST_TRIAL_S
-        if self.trains(candidate):
-            expected += self.recover_s
-        return expected <= self.left()
+        return expected + (self.recover_s if self.trains(candidate) else 0.0)
 
     def trains(self, candidate: Candidate) -> bool:
         """Whether a recovery has to be run for it that no earlier trial has run."""

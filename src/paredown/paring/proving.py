@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paredown import runtime
 from paredown.errors import CandidateFailed
 from paredown.measure.child import Jobs
-from paredown.paring.effort import LONG_S, fast_bf16
+from paredown.paring.effort import fast_bf16
 from paredown.paring.measuring import examples_for, memory_of, trial_folder
 from paredown.paring.predicting import budgeted
 from paredown.report.progress import Progress
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PROOF_S = 6.0
 KEPT_FOR_PROOF = 3
 ORDER = ("openvino", "native", "onnxruntime", "eager", "inductor")
+THOROUGH_S = 600.0
+"""From this effort on the plain backends are measured in fp32 too where bf16 is fast."""
 PRECISION_ONLY = frozenset({"bf16", "fold-norm"})
 """Switching the runtime may also switch the precision to what the runtime offers by itself."""
 
@@ -133,7 +135,7 @@ def openers(every: list[Candidate], own_backend: str, effort_s: float) -> list[C
     its faster precision only.
     """
     found = [c for c in plain(every) if c.backend != own_backend] or plain(every)
-    if effort_s >= LONG_S or not fast_bf16():
+    if effort_s >= THOROUGH_S or not fast_bf16():
         return found
     reduced = {c.backend for c in found if dict(c.point).get("bf16", OFF) != OFF}
     return [c for c in found if c.backend not in reduced or dict(c.point).get("bf16", OFF) != OFF]

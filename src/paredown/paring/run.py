@@ -19,10 +19,10 @@ from paredown.measure.fingerprint import fingerprint
 from paredown.paring import candidates, measuring, predicting
 from paredown.paring.effort import Clock, grant
 from paredown.paring.predicting import Accepted
-from paredown.paring.prior import Prior, prior
+from paredown.paring.prior import Prior, kept_by_training, prior
 from paredown.paring.proving import openers, prove_best
 from paredown.paring.request import Request
-from paredown.paring.survey import survey
+from paredown.paring.survey import note, survey
 from paredown.report.progress import Progress
 from paredown.result import Fingerprint
 from paredown.search import trial
@@ -101,6 +101,8 @@ def run(request: Request, progress: Progress) -> Run:
     accepted = predicting.accepted(request, graph)
     baseline = measuring.baseline(request, jobs, accepted)
     first_guess.baseline = {m: f.value for m, f in baseline.items() if f.value is not None}
+    if granted is not None:
+        first_guess.kept = kept_by_training(granted.steps)
     if request.budget.quality:
         survey(request, space, first_guess, jobs, progress)
     goal = candidates.goal(request, first_guess.baseline)
@@ -115,10 +117,13 @@ def run(request: Request, progress: Progress) -> Run:
             request, space, jobs, cache, progress, first_guess.baseline, accepted, clock
         ),
         first=openers(every, request.own_backend, request.effort_s),
-        affords=clock.affords,
+        seconds=clock.seconds,
+        left=clock.left,
     )
     search.on_trial = _shown(search, progress)
     out = Run(request, graph, found, space, goal, search, machine, baseline, accepted)
+    seen = note(first_guess)
+    out.notes += [seen] if seen else []
     measuring.finish_interrupted(request, store, goal, first_guess.baseline, accepted)
     search.recall()
     if goal.met({**first_guess.baseline, "drop": 0.0, "fidelity": 1.0}):

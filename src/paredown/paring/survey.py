@@ -66,6 +66,17 @@ def survey(request: Request, space: Space, guess: Prior, jobs: Jobs, progress: P
             guess.surveyed[(row["technique"], row["label"])] = row["loss"]
 
 
+def note(guess: Prior) -> str | None:
+    """What was found, for the report; None where nothing was surveyed."""
+    metric = "drop" if any("drop" in x for x in guess.surveyed.values()) else "fidelity"
+    found = [
+        f"{name} {label} {100 * loss[metric]:.2g} %"
+        for (name, label), loss in sorted(guess.surveyed.items())
+    ]
+    what = "score" if metric == "drop" else "fidelity"
+    return f"{what} lost by each cut alone, nothing trained: {', '.join(found)}" if found else None
+
+
 def _judge(asked: Asked) -> list[dict[str, Any]]:
     """Each cut's losses against the original; one that fails is the trials' to report."""
     start = time.monotonic()

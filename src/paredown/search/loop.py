@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from paredown.errors import CandidateFailed, ParedownError
 from paredown.search.goal import Goal
 from paredown.search.predict import Predictor
@@ -62,8 +64,10 @@ class Search:
     measure: Measure
     first: list[Candidate] = field(default_factory=list)
     """Measured before anything is predicted: the plain backends."""
-    affords: Callable[[Candidate], bool] = lambda _: True
-    """Whether the effort left is enough for a candidate."""
+    seconds: Callable[[Candidate], float] = lambda _: 1.0
+    """What measuring a candidate is expected to take."""
+    left: Callable[[], float] = lambda: float("inf")
+    """Seconds of effort left: a candidate that takes longer is not begun."""
     on_trial: Callable[[Outcome], None] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -104,7 +108,7 @@ class Search:
 
     def _next(self, turn: int) -> tuple[int, Candidate] | None:
         tried = self._tried()
-        left = [c for c in self.candidates if c not in tried and self.affords(c)]
+        left = [c for c in self.candidates if c not in tried and self.seconds(c) <= self.left()]
         if not left:
             return None
         if turn >= SAMPLER_FROM and turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:
@@ -118,13 +122,23 @@ class Search:
         candidate = self._most_promising(left)
         return self.store.begin(candidate), candidate
 
-    def _most_promising(self, left: list[Candidate]) -> Candidate:
-        estimates = {m: self.predictor.estimate(left, m) for m in self.goal.metrics}
-        scores = [
-            self.goal.expected({m: e[i] for m, e in estimates.items()}, KAPPA)
-            for i in range(len(left))
-        ]
-        return left[min(range(len(left)), key=scores.__getitem__)]
+    def _most_promising(self, open: list[Candidate]) -> Candidate:
+        """The most gain per second, unless it would leave too little time for the most gain."""
+        estimates = {m: self.predictor.estimate(open, m) for m in self.goal.metrics}
+        scores = np.array(
+            [
+                self.goal.expected({m: e[i] for m, e in estimates.items()}, KAPPA)
+                for i in range(len(open))
+            ]
+        )
+        best = self.best()
+        deepest = int(scores.argmin())
+        if best is None or scores[deepest] >= best.score:
+            return open[deepest]
+        seconds = np.array([self.seconds(c) for c in open])
+        quickest = int(np.argmax((best.score - scores) / seconds))
+        crowded = self.left() - seconds[quickest] < seconds[deepest]
+        return open[deepest if crowded else quickest]
 
     def _try(self, id: int, candidate: Candidate) -> None:
         try:
