@@ -44,6 +44,13 @@ struct Pending {
     void flush() { step(rows - next); }
 };
 
+// What to bring nearer while a block is computed: the next panel's weights, a part with each block of
+// rows, to L2 (whole networks of weights live in L3 or memory).
+struct Ahead {
+    const char* weights = nullptr;
+    int64_t lines = 0;  // of weights, with each step along k
+};
+
 enum class Kind { bf16, u8s8, s8s8 };
 
 // The builtin wants its tile numbers as literals.
@@ -57,7 +64,7 @@ enum class Kind { bf16, u8s8, s8s8 };
 // Rows 0-15 of the block (and 16-31) against columns 0-15 of the panel (and 16-31).
 template <Kind K, bool TwoRows, bool TwoColumns>
 void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t taps, int64_t tap_bytes,
-               const char* w, char* sums, Pending& before) {
+               const char* w, char* sums, Pending& before, Ahead ahead) {
     constexpr int64_t w_stride = kPanel * 4;
     const int64_t steps = taps * (tap_bytes / 64);
     const int per_step = static_cast<int>(ceil_div(before.rows, steps));
@@ -80,6 +87,7 @@ void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t ta
                 PAREDOWN_TILE_PRODUCT(1, 4, 7);
                 if constexpr (TwoRows) PAREDOWN_TILE_PRODUCT(3, 5, 7);
             }
+            for (int64_t i = 0; i < ahead.lines; ++i, ahead.weights += 64) _mm_prefetch(ahead.weights, _MM_HINT_T1);
             before.step(per_step);
         }
     }
@@ -90,7 +98,8 @@ void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t ta
     if constexpr (TwoRows && TwoColumns) _tile_stored(3, sums + 16 * w_stride + 64, w_stride);
 }
 
-using SumTiles = void (*)(const char*, int64_t, const int64_t*, int64_t, int64_t, const char*, char*, Pending&);
+using SumTiles = void (*)(const char*, int64_t, const int64_t*, int64_t, int64_t, const char*, char*, Pending&,
+                          Ahead);
 
 template <Kind K>
 SumTiles sum_tiles_of(bool two_rows, bool two_columns) {
@@ -115,12 +124,15 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
         [&](const char* a, int64_t first, int64_t rows, int64_t block, const char* w, const Finish& f) {
             const int64_t lines = g.flat ? 1 : rows / g.line;
             const int64_t total = g.flat ? rows : (lines - 1) * g.pitch + g.line;
-            const int64_t start = block * kTileRows;
+            int64_t start = block * kTileRows;
             if (start >= total) return;
+            // A last block of other than whole tiles begins earlier, its first rows for a second time.
+            const int64_t fresh = start, whole = total - start <= 16 ? 16 : kTileRows;
+            start = most(0, least(start, total - whole));
             const int64_t left = least(total - start, kTileRows);
             const char* at = a + start * g.row_bytes;
             int64_t stride = g.row_bytes;
-            if (g.direct && left % 16 != 0) {  // no row beyond the last may be read
+            if (g.direct && left % 16 != 0) {  // fewer rows than a tile: no row beyond the last may be read
                 for (int64_t r = 0; r < left; ++r)
                     std::memcpy(edge + r * tap_bytes, at + r * stride, static_cast<size_t>(tap_bytes));
                 at = edge;
@@ -135,7 +147,11 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
             else
                 sum = v.in_type == DType::u8 ? sum_tiles_of<Kind::u8s8>(two_rows, two_columns)
                                              : sum_tiles_of<Kind::s8s8>(two_rows, two_columns);
-            sum(at, stride, offsets, taps, tap_bytes, w, now.sums, before);
+            Ahead ahead;
+            const int64_t blocks = tile_blocks(g), part = ceil_div(g.l.panel_bytes(), blocks * 64);
+            ahead.weights = w + g.l.panel_bytes() + block * part * 64;
+            ahead.lines = ceil_div(part, taps * (tap_bytes / 64));
+            sum(at, stride, offsets, taps, tap_bytes, w, now.sums, before, ahead);
             now.finish = &f;
             now.next = 0;
             // Between two lines lie outputs that are none: their sums are left out.
@@ -143,7 +159,7 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
             int kept = 0;
             for (int64_t r = 0; r < left; ++r, ++x) {
                 if (x == g.pitch) x = 0, ++line;
-                if (!g.flat && x >= g.line) continue;
+                if (start + r < fresh || (!g.flat && x >= g.line)) continue;
                 now.from[kept] = static_cast<uint8_t>(r);
                 now.out_row[kept++] = first + line * g.line + x;
             }
@@ -187,7 +203,7 @@ struct TileAttention {
         Pending none;  // nothing waits: the epilogue of attention is not one of rows
         const int64_t offset = 0;
         sum_tiles_of<Kind::bf16>(rows > 16, true)(a, stride, &offset, 1, bytes, w,
-                                                  reinterpret_cast<char*>(sums), none);
+                                                  reinterpret_cast<char*>(sums), none, Ahead());
     }
 };
 

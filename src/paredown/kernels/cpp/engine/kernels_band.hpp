@@ -15,6 +15,7 @@ constexpr int64_t kBandBytes = 256 << 10;
 // Rows of a matrix with their outputs. Small weights are read again for each chunk out of L2, and the
 // outputs of one chunk stay there between panels; large weights are read as seldom as possible.
 constexpr int64_t kChunkBytes = 256 << 10, kLargeChunkBytes = 1 << 20, kLargeWeights = 512 << 10;
+constexpr int64_t kSmallWeights = 64 << 10, kSmallChunkBytes = 32 << 10;
 constexpr int64_t kMaxTaps = 1024;
 constexpr int64_t kSlack = 64;  // rows that tiles may read beyond the last one
 
@@ -45,7 +46,9 @@ Geometry geometry_of(const Conv& given) {
         g.direct = in_place<S>(v.in_type) && l.in * element_size(S) == l.k_bytes;
         const int64_t per_row = l.k_bytes + v.out_c * static_cast<int64_t>(size_of(v.ep.out_type));
         const bool large = l.sums_at() > kLargeWeights;
-        const int64_t rows = most(64, (large ? kLargeChunkBytes : kChunkBytes) / per_row / 64 * 64);
+        const bool small = l.sums_at() <= kSmallWeights;
+        const int64_t room = large ? kLargeChunkBytes : small ? kSmallChunkBytes : kChunkBytes;
+        const int64_t rows = most(64, room / per_row / 64 * 64);
         v.n = v.h = v.out_h = 1;
         v.width = v.out_w = pixels;
         g.flat = true;

@@ -68,6 +68,7 @@ void walk(const Geometry& g, int64_t begin, int64_t end, char* scratch, Finish (
             finish[turn].select(group * g.l.out + panel * kPanel,
                                 static_cast<int>(least(kPanel, g.l.out - panel * kPanel)), sums,
                                 zero_point);
+            finish[turn].ahead = kPanel;
             chunk_now = chunk;
             panel_now = panel;
         }

@@ -252,6 +252,25 @@ PAREDOWN_INLINE void store_n(void* p, F v, int n) {
         store_first<T>(p, v, n);
 }
 
+template <DType T>
+PAREDOWN_INLINE F load_n(const void* p, int64_t i, int n) {
+    const char* at = static_cast<const char*>(p) + i * static_cast<int64_t>(size_of(T));
+    return n == W ? load_as<T>(at) : load_first<T>(at, n);
+}
+
+// Two vectors side by side.
+template <DType T>
+PAREDOWN_INLINE void store_pair(void* p, F low, F high) {
+#ifdef __AVX512BF16__
+    if constexpr (T == DType::bf16) {
+        _mm512_storeu_si512(p, reinterpret_cast<I>(_mm512_cvtne2ps_pbh(high, low)));
+        return;
+    }
+#endif
+    store_as<T>(p, low);
+    store_as<T>(static_cast<char*>(p) + W * static_cast<int64_t>(size_of(T)), high);
+}
+
 PAREDOWN_INLINE void store_value(void* p, DType t, int64_t i, F v, int n, float inverse_scale,
                                  int32_t zero_point) {
     char* at = static_cast<char*>(p) + i * static_cast<int64_t>(size_of(t));

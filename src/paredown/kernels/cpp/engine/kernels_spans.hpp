@@ -14,12 +14,6 @@ PAREDOWN_INLINE void each_vector(int64_t count, Call&& call) {
     if (i < count) call(i, static_cast<int>(count - i));
 }
 
-template <DType T>
-PAREDOWN_INLINE F load_n(const void* p, int64_t i, int n) {
-    const char* at = static_cast<const char*>(p) + i * static_cast<int64_t>(size_of(T));
-    return n == W ? load_as<T>(at) : load_first<T>(at, n);
-}
-
 [[maybe_unused]] inline const void* element(const void* p, DType t, int64_t i) {
     return static_cast<const char*>(p) + i * static_cast<int64_t>(size_of(t));
 }
