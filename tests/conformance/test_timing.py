@@ -24,8 +24,8 @@ def wide():
     ],
 )
 def test_prediction_points_where_measurement_goes(name, settings):
-    """Pruned and factored run faster; int8 in eager (quantize, dequantize, float) runs slower."""
+    """Pruned and factored run faster, and so does int8 on torch's integer operators."""
     torch.set_num_threads(1)
     technique = registry.make(name, settings)
     predicted, measured = cost_moves_as_measured(technique, wide, device.load("xeon-8480"))
-    assert (predicted > 1) == (measured > 1) == (name == "static-int8")
+    assert max(predicted, measured) < 1

@@ -4,7 +4,8 @@ Eager runs every node as it stands. Compiled backends fuse pointwise operators i
 their first operand: such a node reads only its other operands, has no call overhead, and its result
 is written by that producer instead of the producer's own. onnxruntime, OpenVINO and our native
 runtime also run a product whose factors both come out of `paredown::dequantize` in integers, fold
-dequantized weights into them, and read packed weights as packed.
+dequantized weights into them, and read packed weights as packed. Eager and inductor do so in the
+modules of `torch_packed`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from paredown.cost.tables import COMPILED, INTEGER
+from paredown.cost.torch_packed import TORCH, packed_modules
 from paredown.graph import rules
 from paredown.graph.graph import Graph, Node, Tensor
 
@@ -46,10 +48,12 @@ def plan(graph: Graph, backend: str, unrealised: frozenset[str] = frozenset()) -
     """
     producers = graph.producers()
     uses = Counter(t for node in graph.nodes for t in set(node.inputs))
+    packed = packed_modules(graph) if backend in TORCH else frozenset[str]()
     runs: list[Run] = []
     at: dict[int, int] = {}
     for node in graph.work_nodes():
-        integers = backend in INTEGER and not _within(node.module, unrealised)
+        integers = backend in INTEGER or node.module in packed
+        integers = integers and not _within(node.module, unrealised)
         run = _run(node, graph, producers, backend, integers)
         fused = None if run.called or run.folded else _through_views(node, producers)
         if fused is not None and fused[1].index in at:

@@ -13,6 +13,7 @@ from paredown.cost.price import price
 from paredown.device.device import Device
 from paredown.graph.capture import capture
 from paredown.recipe import seeded
+from paredown.runtime.eager import Eager
 from paredown.technique import Technique
 from paredown.testing.checks import Inapplicable
 from paredown.workload import Workload
@@ -38,7 +39,7 @@ def cost_moves_as_measured(
     costs = [price(g, device, backend="eager").latency.known() for g in (graph, after)]
     with seeded(0, technique.name):
         pared = technique.apply(workload, sites).workload
-    predicted, measured = costs[1] / costs[0], _ratio(workload, pared, rounds)
+    predicted, measured = costs[1] / costs[0], _ratio(_run(workload), _run(pared), rounds)
     if min(abs(math.log(predicted)), abs(math.log(measured))) < DEAF:
         raise Inapplicable(f"predicted {predicted:.2f}, measured {measured:.2f}: no direction")
     same = (predicted < 1) == (measured < 1)
@@ -46,17 +47,21 @@ def cost_moves_as_measured(
     return predicted, measured
 
 
-def _ratio(before: Workload, after: Workload, rounds: int) -> float:
+def _run(workload: Workload) -> Callable[[], object]:
+    """One run of the workload as eager lowers it."""
+    executable = Eager().lower(workload, threads=torch.get_num_threads())
+    return lambda: executable(*workload.inputs, **workload.kwargs)
+
+
+def _ratio(before: Callable[[], object], after: Callable[[], object], rounds: int) -> float:
     """Median of paired ratios, each pair run back to back, the order alternating."""
     ratios: list[float] = []
     for r in range(rounds + 2):
-        pair = (before, after) if r % 2 == 0 else (after, before)
         seconds: dict[int, float] = {}
-        for w in pair:
+        for run in (before, after) if r % 2 == 0 else (after, before):
             started = time.perf_counter()
-            with torch.inference_mode():
-                w.once()
-            seconds[id(w)] = time.perf_counter() - started
+            run()
+            seconds[id(run)] = time.perf_counter() - started
         if r >= 2:  # the first of each order warm up
             ratios.append(seconds[id(after)] / seconds[id(before)])
     return statistics.median(ratios)
