@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import Literal
 
 from paredown import figure
@@ -27,7 +26,7 @@ from paredown.cost.tables import (
 )
 from paredown.device.device import Device, Level
 from paredown.figure import Figure
-from paredown.graph.graph import Graph, Node
+from paredown.graph.graph import Graph
 from paredown.graph.liveness import Liveness, liveness
 from paredown.result import MemoryPoint, ModuleRow, OperatorRow
 
@@ -146,25 +145,8 @@ class Priced:
 
     @property
     def params(self) -> Figure:
-        """Parameters, tied ones once; a weight packed two to a byte counts as the weights it
-        holds.
-        """
-        packed = sum(
-            prod(self.graph.tensors[n.outputs[0]].shape)
-            - prod(self.graph.tensors[n.inputs[0]].shape)
-            for n in self._unpacking().values()
-        )
-        return figure.counted(self.graph.params + packed, "parameters")
-
-    def _unpacking(self) -> dict[int, Node]:
-        """Nodes that unpack a parameter, by its storage: once each, however often they run."""
-        found: dict[int, Node] = {}
-        for n in self.graph.nodes:
-            if n.op == "paredown::dequantize_groups" and n.inputs:
-                source = self.graph.tensors[n.inputs[0]]
-                if source.kind == "parameter":
-                    found[source.storage] = n
-        return found
+        """Parameters as `Graph.params` counts them."""
+        return figure.counted(self.graph.params, "parameters")
 
     @property
     def peak_bytes(self) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from paredown import figure
@@ -98,10 +97,11 @@ def _up(path: str) -> list[str]:
 def _params(graph: Graph) -> dict[str, int]:
     """Parameters by module path, children included; a tied one counts once in each module."""
     seen: dict[str, dict[int, int]] = {}
+    weights = graph.weights()
     for t in graph.tensors.values():
         if t.kind == "parameter" and t.name:
             for path in _up(t.name.rpartition(".")[0]):
-                seen.setdefault(path, {})[t.storage] = prod(t.shape)
+                seen.setdefault(path, {})[t.storage] = weights[t.storage]
     return {path: sum(sizes.values()) for path, sizes in seen.items()}
 
 

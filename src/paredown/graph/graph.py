@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 Kind = Literal["input", "parameter", "buffer", "constant", "intermediate"]
 Phase = Literal["forward", "backward", "optimizer", "prefill", "decode", "first", "step"]
+
+PACKED = {"paredown::dequantize_groups": 0, "paredown::embedding_groups": 1}
+"""Operators that unpack a matrix of 8- or 4-bit weights -> where it stands in their arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +108,23 @@ class Graph:
 
     @property
     def params(self) -> int:
-        """Elements of all parameters, tied ones once (what a checkpoint of the run would hold)."""
-        seen: dict[tuple[int, str], int] = {}
+        """Weights in all parameters, tied ones once, packed ones as the weights they hold."""
+        return sum(self.weights().values())
+
+    def weights(self) -> dict[int, int]:
+        """Storage of a parameter -> the weights in it; two 4-bit weights in a byte count as two."""
+        found: dict[int, int] = {}
         for t in self.tensors.values():
             if t.kind == "parameter":
-                n = 1
-                for d in t.shape:
-                    n *= d
-                seen[(t.storage, t.name or "")] = n
-        by_storage: dict[int, int] = {}
-        for (storage, _), n in seen.items():
-            by_storage[storage] = max(by_storage.get(storage, 0), n)
-        return sum(by_storage.values())
+                found[t.storage] = max(found.get(t.storage, 0), prod(t.shape))
+        for n in self.nodes:
+            if n.op in PACKED:
+                at = PACKED[n.op]
+                packed = self.tensors[n.inputs[at]]
+                if packed.kind == "parameter":
+                    # Behind the matrix stand its scales, zero points, bits and columns.
+                    found[packed.storage] = packed.shape[0] * n.args[at + 4]
+        return found
 
     @property
     def unpriced(self) -> list[str]:

@@ -71,6 +71,21 @@ def test_embeddings_of_their_own_are_packed_on_request():
 
 
 @pytest.mark.parametrize("bits", [8, 4])
+def test_packed_weights_count_as_the_weights_they_hold(bits):
+    """Odd columns: half of a row's last byte is empty."""
+    workload = Workload(
+        nn.Sequential(nn.Embedding(50, 33), nn.Linear(33, 7)), (torch.arange(4)[None],)
+    )
+    technique = WeightOnly(bits=bits, embeddings=True)
+    before = capture(workload)
+    sites = technique.sites(workload, before)
+    after = capture(technique.apply(workload, sites).workload)
+    assert len(sites.ok) == 2
+    assert after.weights() == before.weights()
+    assert after.params == before.params == 50 * 33 + 33 * 7 + 7
+
+
+@pytest.mark.parametrize("bits", [8, 4])
 def test_a_tied_head_is_packed_once_with_its_embedding(bits, tmp_path):
     workload = gpt2()
     technique = WeightOnly(bits=bits, group_size=32)
