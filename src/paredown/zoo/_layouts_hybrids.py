@@ -1,4 +1,4 @@
-"""Names of released hybrids' tensors: pairs of our module (or tensor) and theirs.
+"""Names of released tensors of SVT and DRCT: pairs of our module (or tensor) and theirs.
 
 As in `_layouts_convnets`: the authors' names.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from paredown.zoo.drct import DRCT
 from paredown.zoo.svt import SVT, Scattering
 
 Pairs = Iterator[tuple[str, str]]
@@ -33,3 +34,20 @@ def svt(model: SVT) -> Pairs:
     yield "last", "post_network.0"
     yield "head", "head"
     yield "token_head", "aux_head"
+
+
+def drct(model: DRCT) -> Pairs:
+    """The authors: ``layers.0.swin1.attn.qkv``, ``layers.0.adjust1``, ``upsample.0``."""
+    yield "shallow", "conv_first"
+    yield "embed_norm", "patch_embed.norm"
+    for i in range(len(model.groups)):
+        for k in range(5):
+            ours, theirs = f"groups.{i}.layers.{k}", f"layers.{i}.swin{k + 1}"
+            yield f"{ours}.attn.bias.table", f"{theirs}.attn.relative_position_bias_table"
+            yield ours, theirs
+            yield f"groups.{i}.narrow.{k}", f"layers.{i}.adjust{k + 1}"
+    yield "norm", "norm"
+    yield "after", "conv_after_body"
+    yield "before", "conv_before_upsample"
+    yield "grow", "upsample"
+    yield "last", "conv_last"
