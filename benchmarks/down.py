@@ -1,6 +1,6 @@
 """`pare down` against every single runtime, side by side, at an equal allowed drop of 1 %.
 
-    python benchmarks/down.py [--networks A,B] [--effort 4m] --json benchmarks/results/down.json
+    python benchmarks/down.py [--networks A,B] [--effort 5m] --json benchmarks/results/down.json
 
 For each network: pare it down for latency alone under `drop <= 1%`, then time the result, loaded
 back from disk, interleaved with eager, inductor, ONNX Runtime, OpenVINO f32 and bf16, and OpenVINO
@@ -163,7 +163,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--effort", default="4m")
+    parser.add_argument("--effort", default="5m")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

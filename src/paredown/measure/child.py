@@ -75,6 +75,10 @@ class Jobs:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOAD, *preload])
 
+    def prepare(self) -> None:
+        """Start the fork server, which imports on its own while the caller goes on."""
+        self._ready()
+
     def run(
         self,
         function: Callable[..., Any],

@@ -86,6 +86,7 @@ def run(request: Request, progress: Progress) -> Run:
     start = time.monotonic()
     progress.start(f"pare down {request.target}", total=request.effort_s)
     jobs = Jobs((*PRELOAD, *needed()))
+    jobs.prepare()
     progress.update("capturing the network")
     graph = capture(request.workload)
     machine = fingerprint()
