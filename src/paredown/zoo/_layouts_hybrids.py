@@ -1,4 +1,4 @@
-"""Names of released tensors of SVT and DRCT: pairs of our module (or tensor) and theirs.
+"""Names of released tensors of SVT, DRCT and DiCo: pairs of our module (or tensor) and theirs.
 
 As in `_layouts_convnets`: the authors' names.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from paredown.zoo.dico import DiCo
 from paredown.zoo.drct import DRCT
 from paredown.zoo.svt import SVT, Scattering
 
@@ -51,3 +52,34 @@ def drct(model: DRCT) -> Pairs:
     yield "before", "conv_before_upsample"
     yield "grow", "upsample"
     yield "last", "conv_last"
+
+
+def dico(model: DiCo) -> Pairs:
+    """The authors: ``encoder_level_1.0.conv1``, ``latent.0.ca.1``, ``up3_2.body.0``."""
+    yield "embed", "x_embedder.proj"
+    for i in range(3):
+        yield f"times.{i}.fc1", f"t_embedder_{i + 1}.mlp.0"
+        yield f"times.{i}.fc2", f"t_embedder_{i + 1}.mlp.2"
+        yield f"classes.{i}", f"y_embedder.embedding_table_{i}"
+    places = ("encoder_level_1", "encoder_level_2", "latent", "decoder_level_2", "decoder_level_1")
+    parts = {
+        "enter": "conv1",
+        "depthwise": "conv2",
+        "leave": "conv3",
+        "widen": "conv4",
+        "narrow": "conv5",
+        "attend.mix": "ca.1",
+        "modulation": "adaLN_modulation.1",
+    }
+    for i, (place, group) in enumerate(zip(places, model.groups, strict=True)):
+        for j, _ in enumerate(group.children()):
+            for ours, theirs in parts.items():
+                yield f"groups.{i}.{j}.{ours}", f"{place}.{j}.{theirs}"
+    yield "shrinks.0", "down1_2.body"
+    yield "shrinks.1", "down2_3.body"
+    yield "grows.0", "up3_2.body"
+    yield "grows.1", "up2_1.body"
+    yield "merges.0", "reduce_chan_level2"
+    yield "merges.1", "reduce_chan_level1"
+    yield "modulation", "final_layer.adaLN_modulation.1"
+    yield "head", "final_layer.out_proj"

@@ -38,6 +38,24 @@ def _drct(variant: str, scale: int, params: int, gigamacs: float | None) -> Vari
     )
 
 
+def _dico(variant: str, params: int, printed: float) -> Variant:
+    return Variant(
+        "dico:dico",
+        "dico",
+        {"variant": variant},
+        image_size=32,
+        in_channels=4,
+        paper_params=params,
+        paper_macs=round(printed * 1e9),
+        source=(
+            "the authors' DiCo (parameters counted); MACs are the FLOPs of the paper's table, "
+            "of 256 x 256 images"
+        ),
+        sizes=(8, 16, 24),
+        example="dit:example",
+    )
+
+
 COMMENTS = "comments in the authors' maxim.py (one supervised scale)"
 README = "the authors' README, parameters counted from their code (three supervised scales)"
 
@@ -54,4 +72,9 @@ ROWS: dict[str, Variant] = {
     "drct-x2": _drct("base", 2, 13_991_867, None),
     "drct-l-x4": _drct("l", 4, 27_580_719, 143.9),
     "drct-l-x2": _drct("l", 2, 27_433_007, None),
+    "dico-s": _dico("s", 33_137_672, 4.25),
+    "dico-b": _dico("b", 129_992_712, 16.88),
+    "dico-l": _dico("l", 463_897_992, 60.24),
+    "dico-xl": _dico("xl", 701_151_368, 87.30),
+    "dico-h": _dico("h", 1_037_408_328, 194.0),
 }

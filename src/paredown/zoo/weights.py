@@ -43,6 +43,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "DiT": {"authors": "_layouts_transformers:dit"},
     "SVT": {"authors": "_layouts_hybrids:svt"},
     "DRCT": {"authors": "_layouts_hybrids:drct"},
+    "DiCo": {"authors": "_layouts_hybrids:dico"},
 }
 # What public files hold beside the weights: made anew here, or only counted while training.
 LEFT_OUT = ("relative_position_index", "attn_mask", "num_batches_tracked")
