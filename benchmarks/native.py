@@ -1,7 +1,7 @@
 """The native engine beside OpenVINO, ONNX Runtime, inductor and eager, network by network.
 
     python benchmarks/native.py [--networks A,B] [--precision fp32,bf16,int8] [--batch 1,8]
-                                [--threads 2] [--seconds 10] --json FILE
+                                [--threads 2] [--seconds 10] [--backends A,B] --json FILE
 
 All backends of one row group run in one child process, taking turns (`measure.compare`), at the
 same precision and threads, and are timed only after their outputs passed the lowering gate.
@@ -48,11 +48,14 @@ NETWORKS = (
     "swin-tiny",
     "bert-base",
 )
-RECIPES = {"fp32": "", "bf16": "bf16", "int8": "static-int8"}
+RECIPES = {"fp32": "", "bf16": "bf16", "int8": "static-int8 + bf16"}
+"""What is not int8 is bf16: so OpenVINO, and with it NNCF's row, has it by default here."""
+FLOAT_REST = "static-int8"
+"""ONNX Runtime's: its CPU kernels know no bf16."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-BACKENDS = ("native", "openvino", "onnxruntime", "inductor", "eager")
 NNCF = "openvino-nncf"
+BACKENDS = ("native", "openvino", "onnxruntime", "inductor", "eager", NNCF)
 NNCF_ERROR = 0.5
 """What a quantization of its own may differ from the float model; noise alone is above 1."""
 BERT_TOKENS = 128
@@ -68,6 +71,7 @@ class Job:
     batch: int
     threads: int
     seconds: float
+    backends: tuple[str, ...]
 
 
 def workload_of(network: str, batch: int) -> Any:
@@ -124,16 +128,17 @@ def measure(job: Job) -> list[dict[str, Any]]:
     """The rows of one network: outputs checked first, then all backends in turns."""
     torch.set_num_threads(job.threads)
     plain = workload_of(job.network, job.batch)
-    steps = RECIPES[job.precision]
-    workload = apply(parse_inline(steps), plain).workload if steps else plain
+    workload = rewritten(plain, RECIPES[job.precision])
     # NNCF's converter takes positional tensors only.
-    nncf = job.precision == "int8" and not plain.kwargs
+    fits = {NNCF: job.precision == "int8" and not plain.kwargs}
     rows: dict[str, dict[str, Any]] = {}
     runs: dict[str, Any] = {}
-    for backend in (*BACKENDS, *((NNCF,) if nncf else ())):
+    for backend in (b for b in job.backends if fits.get(b, True)):
         row = rows[backend] = head(job, backend) | EMPTY
         try:
             own = plain if backend == NNCF else workload
+            if job.precision == "int8" and backend == "onnxruntime":
+                own, row["recipe"] = rewritten(plain, FLOAT_REST), FLOAT_REST
             executable = executable_of(job, backend, own)
             row |= checked(executable, own, backend)
         except Exception as e:  # a peer's own failure, of whatever kind, is a row
@@ -161,6 +166,10 @@ def measure(job: Job) -> list[dict[str, Any]]:
                 "a_a": timed.a_a.value,
             }
     return list(rows.values())
+
+
+def rewritten(workload: Any, steps: str) -> Any:
+    return apply(parse_inline(steps), workload).workload if steps else workload
 
 
 def _run(executable: Any, workload: Any) -> Any:
@@ -208,7 +217,7 @@ def rows_of(jobs: Jobs, job: Job, limit_s: float) -> list[dict[str, Any]]:
     try:
         return jobs.run(measure, job, limits=Limits.default(limit_s))
     except ParedownError as e:
-        return [head(job, b) | EMPTY | {"gate": False, "reason": one_line(e)} for b in BACKENDS]
+        return [head(job, b) | EMPTY | {"gate": False, "reason": one_line(e)} for b in job.backends]
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -249,6 +258,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--precision", default="fp32,bf16,int8")
     parser.add_argument("--batch", default="1")
+    parser.add_argument("--backends", default=",".join(BACKENDS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each group")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for each group at most")
@@ -257,12 +267,15 @@ def main() -> None:
     precisions = options.precision.split(",")
     if unknown := set(precisions) - set(RECIPES):
         parser.error(f"--precision takes {', '.join(RECIPES)}, not {', '.join(sorted(unknown))}")
+    backends = tuple(options.backends.split(","))
+    if unknown := set(backends) - set(BACKENDS):
+        parser.error(f"--backends takes {', '.join(BACKENDS)}, not {', '.join(sorted(unknown))}")
     jobs, groups = Jobs(), []
     machine = fingerprint().model_dump()
     for network in options.networks.split(","):
         for precision in precisions:
             for batch in map(int, options.batch.split(",")):
-                job = Job(network, precision, batch, options.threads, options.seconds)
+                job = Job(network, precision, batch, options.threads, options.seconds, backends)
                 groups.append(rows_of(jobs, job, options.limit))
                 print(summary(groups[-1]), flush=True)
                 if options.json:
