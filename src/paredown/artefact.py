@@ -108,9 +108,11 @@ def _write(
     lower = {"backend": executable.backend, "threads": executable.threads}
     recipe = recipe.model_copy(update={"lower": recipe.lower.model_copy(update=lower)})
     files = [(dump(recipe, folder / "recipe.yaml"), "recipe")]
-    files += [(p, "change") for p in save_changes(folder / "changes", changes)]
     (folder / "run").mkdir()
-    files += [(folder / "run" / p, "run") for p in executable.save(folder / "run")]
+    run = [folder / "run" / p for p in executable.save(folder / "run")]
+    stored = [p for p in run if p.suffix == ".safetensors"]
+    files += [(p, "change") for p in save_changes(folder / "changes", changes, stored)]
+    files += [(p, "run") for p in run]
     call = _save_inputs(folder / INPUTS, workload)
     if (folder / INPUTS).exists():
         files.append((folder / INPUTS, "input"))

@@ -1,22 +1,30 @@
 """Change records on disk: what each step decided and edited, enough to replay it without search.
 
 ``changes/NN-technique.json`` holds edits, decision values and renames of step NN, and
-``changes/NN-technique.safetensors`` its decision tensors.
+``changes/NN-technique.safetensors`` its decision tensors. A tensor that stands in another file
+already (weights that recovery trained and no later step touched) is named, not stored twice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paredown.errors import ArtefactError
 from paredown.files import write_text
 from paredown.technique import Change, Decisions, Edit
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SCHEMA = 1
+NAMED_FROM = 1024
+"""Bytes from which a tensor is looked for elsewhere: a name must be cheaper than the tensor."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +53,29 @@ def record(change: Change) -> Record:
     )
 
 
-def save_changes(folder: Path | str, changes: Iterable[Change | Record]) -> list[Path]:
-    """Write one record per change into an artefact's ``changes/``; returns the files."""
+def save_changes(
+    folder: Path | str, changes: Iterable[Change | Record], beside: Iterable[Path] = ()
+) -> list[Path]:
+    """Write one record per change into an artefact's ``changes/``; returns the files.
+
+    Tensors that are in a safetensors file ``beside``, bit for bit, are named there.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    records = [c if isinstance(c, Record) else record(c) for c in changes]
+    stored = _Stored(folder)
+    stored.add(beside, [r.decisions.tensors for r in records])
     written: list[Path] = []
-    for i, change in enumerate(changes):
-        r = change if isinstance(change, Record) else record(change)
+    for i, r in enumerate(records):
         stem = f"{i:02d}-{r.technique or 'change'}"
-        if r.decisions.tensors:
-            path = folder / f"{stem}.safetensors"
-            save_file({k: t.detach().clone() for k, t in r.decisions.tensors.items()}, path)
+        path = folder / f"{stem}.safetensors"
+        same = {k: at for k, t in r.decisions.tensors.items() if (at := stored.find(t))}
+        own = {k: t.detach().clone() for k, t in r.decisions.tensors.items() if k not in same}
+        if own:
+            save_file(own, path)
+            stored.note(path, own)
             written.append(path)
         data = {
             "schema": SCHEMA,
@@ -67,12 +85,51 @@ def save_changes(folder: Path | str, changes: Iterable[Change | Record]) -> list
             "renames": r.renames,
             "notes": r.notes,
             "values": r.decisions.values,
-            "tensors": sorted(r.decisions.tensors),
+            "tensors": sorted(own),
+            "same": same,
             "edits": [_short(e) for e in r.edits],
         }
         text = json.dumps(data, indent=1, allow_nan=False)
         written.append(write_text(folder / f"{stem}.json", text + "\n"))
     return written
+
+
+@dataclass
+class _Stored:
+    """Which tensors stand in which files, by their content; files are named from ``folder``."""
+
+    folder: Path
+    known: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, files: Iterable[Path], wanted: Iterable[Mapping[str, Tensor]]) -> None:
+        """Read what might be wanted: only tensors of a shape that is."""
+        from safetensors import safe_open
+
+        shapes = {tuple(t.shape) for ts in wanted for t in ts.values() if t.nbytes >= NAMED_FROM}
+        for path in files if shapes else ():
+            with safe_open(path, "pt") as f:
+                for k in f.keys():  # noqa: SIM118 (not a mapping)
+                    if tuple(f.get_slice(k).get_shape()) in shapes:
+                        self.note(path, {k: f.get_tensor(k)})
+
+    def note(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Tensors are in a file now."""
+        name = Path(os.path.relpath(path, self.folder)).as_posix()
+        for k, t in tensors.items():
+            if t.nbytes >= NAMED_FROM:
+                self.known.setdefault(_content(t), (name, k))
+
+    def find(self, t: Tensor) -> tuple[str, str] | None:
+        """The file and the name under which a tensor is stored already."""
+        return self.known.get(_content(t)) if self.known and t.nbytes >= NAMED_FROM else None
+
+
+def _content(t: Tensor) -> bytes:
+    import torch
+
+    found = hashlib.blake2b(f"{t.dtype} {tuple(t.shape)} ".encode())
+    found.update(t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.digest()
 
 
 def load_changes(folder: Path | str) -> list[Record]:
@@ -82,6 +139,7 @@ def load_changes(folder: Path | str) -> list[Record]:
 
 
 def _load(path: Path) -> Record:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -89,6 +147,7 @@ def _load(path: Path) -> Record:
         if data["schema"] != SCHEMA:
             raise ArtefactError(f"{path.name}: unknown schema {data['schema']!r}: upgrade paredown")
         tensors = load_file(path.with_suffix(".safetensors")) if data["tensors"] else {}
+        tensors |= _elsewhere(path, data.get("same", {}))
         return Record(
             technique=data["technique"],
             edits=tuple(_edit(e) for e in data["edits"]),
@@ -98,10 +157,24 @@ def _load(path: Path) -> Record:
             renames={k: tuple(v) for k, v in data["renames"].items()},
             notes=tuple(data["notes"]),
         )
-    except (KeyError, TypeError, AttributeError, ValueError, OSError) as e:
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError) as e:
         if isinstance(e, ArtefactError):
             raise
         raise ArtefactError(f"damaged change record {path.name}: {e}") from None
+
+
+def _elsewhere(path: Path, same: Mapping[str, tuple[str, str]]) -> dict[str, Tensor]:
+    """The tensors that a record names in other files of its artefact."""
+    from safetensors import safe_open
+
+    found: dict[str, Tensor] = {}
+    for file in sorted({file for file, _ in same.values()}):
+        there = path.parent / file
+        if not there.resolve().is_relative_to(path.parent.parent.resolve()):
+            raise ArtefactError(f"{path.name}: {file} lies outside of the artefact: refused")
+        with safe_open(there, "pt") as f:
+            found |= {k: f.get_tensor(name) for k, (at, name) in same.items() if at == file}
+    return found
 
 
 _OPS = frozenset({"swap", "tensor", "attr", "attach", "tie"})

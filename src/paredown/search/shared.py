@@ -28,9 +28,9 @@ def keep(folder: Path, workload: Workload, changes: list[Change]) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".keep-", dir=folder.parent))
-    save_changes(temporary / "changes", changes)
     named = dict(_named(workload.model))
     save_file({k: t.detach().contiguous().clone() for k, t in named.items()}, temporary / TENSORS)
+    save_changes(temporary / "changes", changes, beside=[temporary / TENSORS])
     try:
         os.rename(temporary, folder)
     except OSError:
