@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ RECOVERY_SHARE = (0.35, 0.2)
 """Share of the effort that one recovery may take, below `LONG_S` and from there on."""
 MOST_STEPS = 2000
 FEWEST_STEPS = 10
+CHECKS = 1.15
+"""What a step costs with its share of the judging in between."""
 FIRST_TRIAL_S = 6.0
 """Guess for a trial's seconds until the first has been timed."""
 
@@ -67,7 +71,8 @@ def grant(request: Request, jobs: Jobs, folder: Path) -> Grant | None:
 def _probe(source: Source, threads: int) -> tuple[float, bool]:
     """Seconds of one distillation step, and whether channels last is the faster layout for it.
 
-    Both networks forward, one backward; the second of two in each layout.
+    A batch drawn, both networks forward, one backward, the optimizer's step; the second of two in
+    each layout.
     """
     import torch
 
@@ -77,30 +82,36 @@ def _probe(source: Source, threads: int) -> tuple[float, bool]:
     workload = source.get().own()
     teacher = share(source.get().model)
     assert workload.training is not None
-    inputs, _ = next(iter(workload.training.batches()))
+    batches = itertools.cycle(itertools.islice(workload.training.batches(), 4))
     workload.model.train()
-    plain = _step_seconds(workload.model, teacher, inputs)
+    plain = _step_seconds(workload.model, teacher, batches, lambda x: x)
     if not any(isinstance(m, torch.nn.Conv2d) for m in workload.model.modules()):
-        return plain, False
+        return CHECKS * plain, False
     for model in (workload.model, teacher):
         lay_out(model, torch.channels_last)
-    last = _step_seconds(workload.model, teacher, tuple(nhwc(x) for x in inputs))
-    return min(plain, last), last < plain
+    last = _step_seconds(workload.model, teacher, batches, nhwc)
+    return CHECKS * min(plain, last), last < plain
 
 
-def _step_seconds(student: Any, teacher: Any, inputs: tuple[Any, ...]) -> float:
+def _step_seconds(
+    student: Any, teacher: Any, batches: Iterator[Any], lay: Callable[[Any], Any]
+) -> float:
     import torch
 
     from paredown.quality import tensors
 
+    optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], 1e-6)
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
+        inputs = tuple(lay(x) for x in next(batches)[0])
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             with torch.no_grad():
                 teacher(*inputs)
             out = [t for _, t in tensors(student(*inputs)) if t.requires_grad]
             torch.stack([t.float().square().mean() for t in out]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
         seconds = time.perf_counter() - start
     return max(seconds, 1e-4)
 

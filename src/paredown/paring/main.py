@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from paredown.paring import outcome, request
+from paredown.paring import keeping, outcome, request
 from paredown.paring.measuring import trial_folder
 from paredown.paring.run import Run, run
 from paredown.report.progress import Progress, quiet
@@ -60,7 +60,10 @@ def down(
     asked = request.make(target, inputs, **options)
     finished = run(asked, progress or quiet())
     doc = outcome.document(finished)
+    spare = keeping.spare(finished)
+    doc.notes += spare.notes()
     _deliver(finished, doc)
+    spare.remove()
     return Result(doc, asked.out, asked.workload)
 
 
@@ -77,7 +80,7 @@ def _deliver(finished: Run, doc: DownDoc) -> None:
     write_text(out / "result.json", doc.to_json())
     report.write(doc, out / "report.html")
     artefact.seal(out)
-    # What trials shared is not needed any more; store and trials stay for --resume.
+    # What trials shared is not needed any more; store, figures and finalists stay for --resume.
     shutil.rmtree(out / "shared", ignore_errors=True)
 
 

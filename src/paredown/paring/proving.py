@@ -9,6 +9,7 @@ from paredown import runtime
 from paredown.errors import CandidateFailed
 from paredown.measure.child import Jobs
 from paredown.paring.effort import fast_bf16
+from paredown.paring.keeping import FINALISTS, holds_artefact
 from paredown.paring.measuring import examples_for, memory_of, trial_folder
 from paredown.paring.predicting import budgeted
 from paredown.report.progress import Progress
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from paredown.paring.run import Run
 
 PROOF_S = 6.0
-KEPT_FOR_PROOF = 3
 ORDER = ("openvino", "native", "onnxruntime", "eager", "inductor")
 THOROUGH_S = 600.0
 """From this effort on the plain backends are measured in fp32 too where bf16 is fast."""
@@ -37,7 +37,7 @@ def prove_best(run: Run, jobs: Jobs, progress: Progress) -> None:
     """
     request = run.request
     run.single = best_single(run)
-    ranked = run.search.ranked()[:KEPT_FOR_PROOF]
+    ranked = [o for o in run.search.ranked() if holds_artefact(request.out, o)][:FINALISTS]
     kept: dict[str, Path] = {}
     for turn, outcome in enumerate(ranked):
         progress.update(f"proving {outcome.candidate.text()}")
@@ -110,6 +110,7 @@ def best_single(run: Run) -> Outcome | None:
         for o in run.search.outcomes
         if o.state == "done"
         and o.candidate in switched
+        and holds_artefact(run.request.out, o)
         and all(x.metric in o.values and x.miss(o.values[x.metric]) == 0 for x in quality_limits)
     ]
     others = [o for o in fit if not runtime.backend(o.candidate.backend).ours]
