@@ -208,6 +208,33 @@ def test_what_ran_in_integers_is_confirmed(name: str, tmp_path: Path) -> None:
 
 
 @vnni
+@pytest.mark.slow
+def test_inductor_owns_up_to_weights_that_it_folds_into_floats() -> None:
+    workload = mixed(shared=True)
+    eager = runtime.backend("eager").lower(workload, threads=1)
+    executable = runtime.backend("inductor").lower(workload, threads=1)
+    assert gate(executable, workload).passed
+    lost = executable.realised("test", sites("static", "rows", "back", "groups")).lost
+    assert set(lost) == set(sites("rows", "back", "groups"))
+    assert all("in floats" in why for why in lost.values())
+    assert "hold it twice" in lost["rows:weight"]
+    floats = 4 * (64 * 64 + 64 * 64 + 32 * 64)
+    assert executable.weight_bytes() == (eager.weight_bytes() or 0) + floats
+
+
+@vnni
+@pytest.mark.slow
+def test_an_executable_compiled_again_still_runs_in_integers() -> None:
+    """Lowering another clears inductor's cache: the next call of the first compiles once more."""
+    workload = mixed()
+    want = runtime.backend("eager").lower(workload, threads=1)(*workload.inputs)
+    first = runtime.backend("inductor").lower(workload, threads=1)
+    other = Workload(nn.Sequential(nn.Linear(2, 2)).eval(), (torch.randn(1, 2),))
+    runtime.backend("inductor").lower(other, threads=1)
+    assert error(first(*workload.inputs), want) < 1e-2
+
+
+@vnni
 def test_saved_tensors_are_the_forms_own(tmp_path: Path) -> None:
     workload = mixed(torch.bfloat16)
     executable: Any = runtime.backend("eager").lower(workload, threads=1)
