@@ -15,6 +15,7 @@ import torch
 from paredown import down
 from paredown.errors import BudgetError, InputError
 from paredown.paring import check, plan
+from paredown.paring.keeping import FINALISTS
 from paredown.result import DownDoc
 
 TINY = f"{Path(__file__).with_name('tiny.py')}:target"
@@ -48,6 +49,26 @@ def test_the_folder_holds_what_the_document_says(met):
     assert again == met.doc
     on_disk = sum(p.stat().st_size for p in (met.folder / "run").rglob("*") if p.is_file())
     assert on_disk <= met.doc.after.figures["size"].value <= 1.2 * on_disk
+
+
+@pytest.mark.slow
+def test_a_finished_search_resumes_from_the_artefacts_that_stayed(tmp_path):
+    def again(resume):
+        to = ["size <= 0.6x", "drop <= 10%"]
+        return down(TINY, to=to, out=tmp_path / "out", effort="90s", resume=resume, **QUICK)
+
+    first = again(False)
+    done = [t.id for t in first.doc.trials if t.state == "done"]
+    kept = list(first.folder.glob("trials/*/artefact/manifest.json"))
+    assert len(kept) <= FINALISTS + 1 < len(done)
+    assert all((first.folder / f"trials/{id:04d}/trial.json").exists() for id in done)
+    assert any(f"removed: {len(done) - len(kept)}, " in n for n in first.doc.notes)
+    second = again(True)
+    assert [t.id for t in second.doc.trials][: len(first.doc.trials)] == [
+        t.id for t in first.doc.trials
+    ]
+    assert second.doc.verdict == "met"
+    assert second.doc.best_single_backend is not None
 
 
 def test_the_result_is_callable_like_the_model(met):
