@@ -12,8 +12,10 @@ from paredown.paring import candidates, request
 from paredown.paring.effort import Grant
 from paredown.paring.measuring import TRIAL_S
 from paredown.paring.predicting import notes, original
-from paredown.paring.prior import prior
+from paredown.paring.prior import Prior, prior
+from paredown.paring.survey import SHARE
 from paredown.result import PlanDoc
+from paredown.search.space import Space
 from paredown.workload import Workload
 
 SHOWN = 20
@@ -74,6 +76,14 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
         ),
         notes=[
             f"{len(every)} candidates in all; the best {min(SHOWN, len(every))} are shown",
+            *_surveyed(space, guess),
             *notes(asked, ranked[0].backend if ranked else asked.own_backend),
         ],
     )
+
+
+def _surveyed(space: Space, guess: Prior) -> list[str]:
+    """What is judged before the first trial."""
+    count = sum(len(c.variants) for c in space.choices if c.name in guess.cuts and not c.always)
+    text = f"first {count} cuts are judged alone, in at most {SHARE:.0%} of the effort"
+    return [text] if count else []
