@@ -34,7 +34,7 @@ def round_channels(channels: float, multiple: int = 8) -> int:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm, activation (``act=None``: linear).
+    """Convolution (without ``bias``), batch norm, activation (``act=None``: linear).
 
     ``kernel`` may be a pair ``(height, width)``. ``padding`` None keeps the size ("same", for odd
     kernels at stride 1); 0 is the "valid" convolution. ``eps`` is the norm's.
@@ -52,13 +52,14 @@ class ConvNormAct(nn.Module):
         groups: int = 1,
         act: Activation | None = relu,
         eps: float = 1e-5,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if padding is None:
             high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
             padding = (dilation * (high // 2), dilation * (wide // 2))
         self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, padding, dilation, groups=groups, bias=False
+            inputs, outputs, kernel, stride, padding, dilation, groups=groups, bias=bias
         )
         self.norm = nn.BatchNorm2d(outputs, eps=eps)
         self.act = act() if act is not None else nn.Identity()

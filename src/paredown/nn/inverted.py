@@ -25,10 +25,11 @@ class InvertedResidual(nn.Module):
     The projection is linear unless ``linear`` is False (the paper's figure 6a). ``skip`` is "thin"
     (the paper's), "wide" (from expansion to depthwise output, 6b) or "none"; a skip stands only
     where the stride is 1 and, for thin ones, the ends are equally wide. ``expand`` 1 has no
-    expansion convolution; ``inner`` gives the inner width outright. ``kernel`` is the depthwise
-    one's; ``squeeze`` stands behind it (squeeze-and-excitation over the inner width in MobileNetV3,
+    expansion convolution; ``inner`` gives the inner width outright, without expansion where it is
+    the outer one unless ``pointwise`` says otherwise. ``kernel`` is the depthwise one's;
+    ``squeeze`` stands behind it (squeeze-and-excitation over the inner width in MobileNetV3,
     arXiv:1905.02244, figure 4, and EfficientNet). ``eps`` is the norms', ``drop`` the rate of
-    stochastic depth.
+    stochastic depth; ``bias`` gives the convolutions one in front of their norms (LeYOLO).
     """
 
     def __init__(
@@ -40,22 +41,28 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         kernel: int = 3,
         inner: int | None = None,
+        pointwise: bool | None = None,
         squeeze: nn.Module | None = None,
         linear: bool = True,
         skip: Skip = "thin",
         act: Activation = relu6,
         eps: float = 1e-5,
         drop: float = 0.0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         wide = round(inputs * expand) if inner is None else inner
         expands = expand != 1 if inner is None else wide != inputs
-        self.expand = ConvNormAct(inputs, wide, act=act, eps=eps) if expands else nn.Identity()
+        if pointwise is not None:
+            expands = pointwise
+        self.expand: nn.Module = nn.Identity()
+        if expands:
+            self.expand = ConvNormAct(inputs, wide, act=act, eps=eps, bias=bias)
         self.depthwise = ConvNormAct(
-            wide, wide, kernel, stride=stride, groups=wide, act=act, eps=eps
+            wide, wide, kernel, stride=stride, groups=wide, act=act, eps=eps, bias=bias
         )
         self.squeeze = squeeze if squeeze is not None else nn.Identity()
-        self.project = ConvNormAct(wide, outputs, act=None if linear else act, eps=eps)
+        self.project = ConvNormAct(wide, outputs, act=None if linear else act, eps=eps, bias=bias)
         self.drop = drop_path(drop)
         self.thin_skip = skip == "thin" and stride == 1 and inputs == outputs
         self.wide_skip = skip == "wide" and stride == 1
@@ -134,7 +141,10 @@ def folded(layer: ConvNormAct) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     weight = layer.conv.weight * gain.reshape(-1, 1, 1, 1)
-    return weight.detach(), (norm.bias - norm.running_mean * gain).detach()
+    mean = norm.running_mean
+    if layer.conv.bias is not None:
+        mean = mean - layer.conv.bias
+    return weight.detach(), (norm.bias - mean * gain).detach()
 
 
 def _parameters(parts: tuple[Tensor, ...]) -> nn.ParameterList:

@@ -1,4 +1,4 @@
-"""Names of released tensors of SVT, DRCT and DiCo: pairs of our module (or tensor) and theirs.
+"""Names of released tensors (SVT, DRCT, DiCo, LeYOLO): pairs of our module (or tensor) and theirs.
 
 As in `_layouts_convnets`: the authors' names.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from paredown.nn.conv import ConvNormAct
+from paredown.nn.inverted import InvertedResidual
 from paredown.zoo.dico import DiCo
 from paredown.zoo.drct import DRCT
+from paredown.zoo.leyolo import LeYOLO, PyramidPool
 from paredown.zoo.svt import SVT, Scattering
 
 Pairs = Iterator[tuple[str, str]]
@@ -83,3 +86,32 @@ def dico(model: DiCo) -> Pairs:
     yield "merges.1", "reduce_chan_level1"
     yield "modulation", "final_layer.adaLN_modulation.1"
     yield "head", "final_layer.out_proj"
+
+
+def leyolo(model: LeYOLO) -> Pairs:
+    """The authors: ``model.0.c``, ``model.5.layers.1.bn``, ``model.14.cv1``, ``model.35.cv2.0``."""
+    for i, layer in enumerate(model.layers):
+        ours, theirs = f"layers.{i}", f"model.{i}"
+        if isinstance(layer, ConvNormAct):
+            yield f"{ours}.conv", f"{theirs}.c"
+            yield f"{ours}.norm", f"{theirs}.bn"
+        elif isinstance(layer, PyramidPool):
+            for part, name in (("enter", "cv1"), ("leave", "cv2")):
+                yield f"{ours}.{part}.conv", f"{theirs}.{name}.conv"
+                yield f"{ours}.{part}.norm", f"{theirs}.{name}.bn"
+        elif isinstance(layer, InvertedResidual):
+            expands = isinstance(layer.expand, ConvNormAct)
+            for n, part in enumerate(("expand", "depthwise") if expands else ("depthwise",)):
+                yield f"{ours}.{part}.conv", f"{theirs}.layers.{n}.c"
+                yield f"{ours}.{part}.norm", f"{theirs}.layers.{n}.bn"
+            last = 2 if expands else 1
+            yield f"{ours}.project.conv", f"{theirs}.layers.{last}"
+            yield f"{ours}.project.norm", f"{theirs}.layers.{last + 1}"
+    head = f"model.{len(model.layers)}"
+    for part, name in (("boxes", "cv2"), ("classes", "cv3")):
+        for level in range(3):
+            ours, theirs = f"head.{part}.{level}", f"{head}.{name}.{level}"
+            for n in range(3):
+                yield f"{ours}.{n}.conv", f"{theirs}.{n}.conv"
+                yield f"{ours}.{n}.norm", f"{theirs}.{n}.bn"
+            yield f"{ours}.3", f"{theirs}.3"

@@ -191,12 +191,12 @@ class DiCo(nn.Module):
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
         nn.init.xavier_uniform_(self.embed.weight.flatten(1))
-        for time, known in zip(self.times, self.classes, strict=True):
-            for layer in (*(m for m in time.modules() if isinstance(m, nn.Linear)), known):
+        embeds = [m for m in self.modules() if isinstance(m, (TimeEmbed, nn.Embedding))]
+        for embed in embeds:
+            for layer in (embed.fc1, embed.fc2) if isinstance(embed, TimeEmbed) else (embed,):
                 nn.init.normal_(layer.weight, std=0.02)
-        zero: list[nn.Module] = [self.modulation, self.head]
-        zero += [m.modulation for m in self.modules() if isinstance(m, DiCoBlock)]
-        for layer in zero:
+        blocks = [m.modulation for m in self.modules() if isinstance(m, DiCoBlock)]
+        for layer in (self.modulation, self.head, *blocks):
             nn.init.zeros_(layer.weight)
 
 

@@ -44,12 +44,13 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "SVT": {"authors": "_layouts_hybrids:svt"},
     "DRCT": {"authors": "_layouts_hybrids:drct"},
     "DiCo": {"authors": "_layouts_hybrids:dico"},
+    "LeYOLO": {"authors": "_layouts_hybrids:leyolo"},
 }
 # What public files hold beside the weights: made anew here, or only counted while training.
 LEFT_OUT = ("relative_position_index", "attn_mask", "num_batches_tracked")
 # The wavelet filters that SVT's layers keep: xfm.h0o, ifm.g1b and so on.
 WAVELETS = tuple(f"fm.{k}{b}{c}" for k in "hg" for b in "01" for c in "oab")
-FIXED = {"DiT": ("pos_embed",), "SVT": WAVELETS}
+FIXED = {"DiT": ("pos_embed",), "SVT": WAVELETS, "LeYOLO": ("dfl.conv.weight",)}
 
 
 def layouts(model: nn.Module) -> list[str]:
