@@ -19,6 +19,13 @@ CARDS = {
     "quant-whitepaper": "numeric:QuantWhitepaperCard",
     "fast-scaling": "scaling:FastScalingCard",
     "amp-carbon": "energy:AmpCarbonCard",
+    "tune-mode-convbn": "finetuning:TuneModeCard",
+    "ws-bcn": "micro_batches:WsBcnCard",
+    "tvconv": "spatial:TVConvCard",
+    "pflayer": "spatial:PfLayerCard",
+    "slab": "transformers:SlabCard",
+    "e2gc": "groups:E2gcCard",
+    "hourglass-mlp": "shapes:HourglassCard",
 }
 
 
