@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import yaml
 from report import samples
 
 from paredown import verbs
-from paredown.cli import main
+from paredown.cli import lists, main, work
 from paredown.cli.main import VERBS
 from paredown.errors import InputError, UnknownName
+from paredown.paring import request
 from paredown.result import Document, ErrorDoc
 
 REPO = Path(__file__).resolve().parent.parent
@@ -323,17 +325,42 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert "bug" not in done.stderr
 
 
-def test_names_and_arguments_are_those_of_the_python_api() -> None:
-    commands = {c.__name__: c for c in VERBS}
-    for verb in OPTIONS:
-        if verb in ("down", "plan down", "check"):
-            continue
-        command = inspect.signature(commands[verb]).parameters
-        function = inspect.signature(getattr(verbs, verb)).parameters
-        # The progress bar and the JSON file belong to one of the two; bench names several backends.
-        mine = {n.rstrip("_") for n in command} - {"json"}
-        theirs = set(function) - {"progress"}
-        assert {n.replace("backends", "backend") for n in theirs} == mine, verb
+def test_names_and_arguments_are_those_of_the_python_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a verb hands on is all that its function takes, and nothing that it does not."""
+    asked: list[tuple[str, set[str], bool]] = []
+
+    def heard(verb: str, arguments: dict[str, Any], *, listen: bool = False, **_: Any) -> None:
+        asked.append((verb, set(arguments), listen))
+
+    for module in (work, lists):
+        monkeypatch.setattr(module, "finish", heard)
+    for verb in (*VERBS, work.plan_down, work.plan_native):
+        verb(**dict.fromkeys(inspect.signature(verb).parameters))
+    assert len(asked) == len(VERBS) + 2
+    for verb, given, listen in asked:
+        module, _, name = verb.partition(":")
+        takes = inspect.signature(getattr(import_module(f"paredown.{module}"), name)).parameters
+        assert listen == ("progress" in takes), verb
+        if "options" in takes:
+            assert given - {"json"} <= inspect.signature(request.make).parameters.keys(), verb
+        else:
+            assert given - {"json"} == takes.keys() - {"progress"}, verb
+
+
+def test_what_was_not_given_is_left_to_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Any] = []
+
+    def bench(target: str, **options: Any) -> Document:
+        heard.append((target, options.keys()))
+        return samples.compare_doc()
+
+    returning(monkeypatch, "bench", bench)
+    assert main(["bench", "x.py", "--json", os.devnull]) == 0
+    assert main(["bench", "x.py", "--backend", "eager", "--threads", "2"]) == 0
+    assert heard == [
+        ("x.py", {"random_weights", "progress"}),
+        ("x.py", {"random_weights", "progress", "backends", "threads"}),
+    ]
 
 
 def test_unknown_names_carry_what_is_known() -> None:

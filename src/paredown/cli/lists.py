@@ -13,7 +13,6 @@ from paredown.cli.options import (
     Random,
     RunName,
     finish,
-    progress,
 )
 
 
@@ -24,24 +23,12 @@ def device(
     json: Json = None,
 ) -> None:
     """List the devices, or show one."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.device(name)
-
-    finish(work, json)
+    finish("verbs:device", locals())
 
 
 def calibrate(json: Json = None) -> None:
     """Measure this machine (under a minute) and keep the result."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.calibrate()
-
-    finish(work, json)
+    finish("verbs:calibrate", locals())
 
 
 def techniques(
@@ -55,19 +42,7 @@ def techniques(
     json: Json = None,
 ) -> None:
     """List every technique."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.techniques(
-            target=target,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-        )
-
-    finish(work, json)
+    finish("verbs:techniques", locals())
 
 
 def papers(
@@ -77,13 +52,7 @@ def papers(
     json: Json = None,
 ) -> None:
     """List the papers that have a working part here."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.papers(key)
-
-    finish(work, json)
+    finish("verbs:papers", locals())
 
 
 def zoo(
@@ -93,41 +62,23 @@ def zoo(
     json: Json = None,
 ) -> None:
     """List the networks: parameters and MACs as counted here, beside the paper's."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.zoo(name)
-
-    finish(work, json)
+    finish("verbs:zoo", locals())
 
 
 def reproduce(
     keys: Annotated[
         list[str] | None, typer.Argument(help="keys of the catalogue", metavar="KEY...")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="every card")] = False,
+    all: Annotated[bool, typer.Option("--all", help="every card")] = False,
     scale: Annotated[
         str, typer.Option("--scale", help="quick (under a minute each) or full")
     ] = "quick",
     json: Json = None,
 ) -> None:
     """Run claim cards: small honest experiments of a paper's headline."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.reproduce(keys or [], all=all_, scale=scale, progress=progress())
-
-    finish(work, json)
+    finish("verbs:reproduce", locals(), listen=True)
 
 
 def doctor(json: Json = None) -> None:
     """What is installed, what is missing, and how to get it."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.doctor()
-
-    finish(work, json)
+    finish("verbs:doctor", locals())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
 
 from paredown.cli import outcome
-
-if TYPE_CHECKING:
-    from paredown.report.progress import Progress
 
 TARGETS = "file.py[:name], model.onnx, hf:FOLDER, zoo:NAME or an artefact folder"
 
@@ -55,13 +52,27 @@ Accept = Annotated[str | None, typer.Option("--accept", help="'predicted': let p
 Seed = Annotated[int, typer.Option("--seed", help="for every random choice")]
 
 
-def finish(work: Callable[[], object], json: str | None) -> None:
-    """Do a verb's work and leave with its exit code."""
+def finish(
+    verb: str, arguments: dict[str, Any], *, spread: str | None = None, listen: bool = False
+) -> None:
+    """Do a verb and leave with its exit code.
+
+    ``verb`` names the function that does it, as ``MODULE:FUNCTION`` of this package, imported only
+    now. ``arguments`` are the verb's own, by the function's names; what was not given is left to
+    the function. ``json`` among them says where the document goes; ``spread`` names those that the
+    function takes one by one; ``listen``: it reports progress.
+    """
+    given = {k: v for k, v in arguments.items() if v is not None}
+    json = given.pop("json", None)
+
+    def work() -> object:
+        module, _, name = verb.partition(":")
+        function = getattr(importlib.import_module(f"paredown.{module}"), name)
+        if listen:
+            from paredown.report.progress import on_stderr
+
+            given["progress"] = on_stderr()
+        found = function(*(given.pop(spread) if spread else ()), **given)
+        return getattr(found, "doc", found)
+
     raise typer.Exit(outcome.run(work, json=json))
-
-
-def progress() -> Progress:
-    """Progress on standard error, for verbs that take long."""
-    from paredown.report.progress import on_stderr
-
-    return on_stderr()

@@ -25,7 +25,6 @@ from paredown.cli.options import (
     To,
     Without,
     finish,
-    progress,
 )
 
 
@@ -44,23 +43,7 @@ def profile(
     json: Json = None,
 ) -> None:
     """Where the time, the memory and the data movement of a network go."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.profile(
-            target,
-            device=device,
-            measure=measure,
-            train=train,
-            html=html,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-        )
-
-    finish(work, json)
+    finish("verbs:profile", locals())
 
 
 def down(
@@ -89,34 +72,7 @@ def down(
     json: Json = None,
 ) -> None:
     """Pare a network down until it fits a budget, and prove it."""
-
-    def work() -> object:
-        from paredown.paring import down as pare_down
-
-        found = pare_down(
-            target,
-            to=to,
-            device=device,
-            backend=backend,
-            only=only or [],
-            without=without or [],
-            keep=keep or [],
-            effort=effort,
-            threads=threads,
-            out=out,
-            resume=resume,
-            strict=strict,
-            accept=accept,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            seed=seed,
-            progress=progress(),
-        )
-        return getattr(found, "doc", found)
-
-    finish(work, json)
+    finish("paring:down", locals(), listen=True)
 
 
 def plan_down(
@@ -138,29 +94,7 @@ def plan_down(
     json: Json = None,
 ) -> None:
     """Show what `pare down` would try, in what time and disk."""
-
-    def work() -> object:
-        from paredown.paring import plan
-
-        return plan(
-            target,
-            to=to,
-            device=device,
-            backend=backend,
-            only=only or [],
-            without=without or [],
-            keep=keep or [],
-            effort=effort,
-            threads=threads,
-            accept=accept,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            seed=seed,
-        )
-
-    finish(work, json)
+    finish("paring:plan", locals())
 
 
 def plan_native(
@@ -170,13 +104,7 @@ def plan_native(
     json: Json = None,
 ) -> None:
     """Show how the native engine would run a network: operators, layouts, places, threads."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.plan_native(target, threads=threads, random_weights=random_weights)
-
-    finish(work, json)
+    finish("verbs:plan_native", locals())
 
 
 def check(
@@ -192,23 +120,7 @@ def check(
     json: Json = None,
 ) -> None:
     """Measure against a budget; the exit code is the answer (a gate for CI)."""
-
-    def work() -> object:
-        from paredown.paring import check as check_
-
-        return check_(
-            target,
-            to=to,
-            device=device,
-            threads=threads,
-            accept=accept,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-        )
-
-    finish(work, json)
+    finish("paring:check", locals())
 
 
 def show(
@@ -216,13 +128,7 @@ def show(
     json: Json = None,
 ) -> None:
     """Read an artefact: what it is, how it was made, what it achieved. Nothing of it is run."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.show(folder)
-
-    finish(work, json)
+    finish("verbs:show", locals())
 
 
 def apply(
@@ -240,24 +146,7 @@ def apply(
     json: Json = None,
 ) -> None:
     """Apply a recipe to a target."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.apply(
-            recipe,
-            target,
-            out=out,
-            backend=backend,
-            threads=threads,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            progress=progress(),
-        )
-
-    finish(work, json)
+    finish("verbs:apply", locals(), listen=True)
 
 
 def compare(
@@ -269,20 +158,12 @@ def compare(
     json: Json = None,
 ) -> None:
     """Run targets side by side, in turns; ratios refer to the first."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.compare(
-            *targets, threads=threads, random_weights=random_weights, progress=progress()
-        )
-
-    finish(work, json)
+    finish("verbs:compare", locals(), spread="targets", listen=True)
 
 
 def bench(
     target: Target,
-    backend: Annotated[
+    backends: Annotated[
         list[str] | None, typer.Option("--backend", help="on this backend (repeatable)")
     ] = None,
     threads: Threads = None,
@@ -293,19 +174,4 @@ def bench(
     json: Json = None,
 ) -> None:
     """Time one target, on its own backend or on those named."""
-
-    def work() -> object:
-        from paredown import verbs
-
-        return verbs.bench(
-            target,
-            backends=backend or [],
-            threads=threads,
-            random_weights=random_weights,
-            run=run,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            progress=progress(),
-        )
-
-    finish(work, json)
+    finish("verbs:bench", locals(), listen=True)
