@@ -70,6 +70,23 @@ def test_int8_linear(form: Any, bias: str | None, columns: int, rows: int, dtype
 
 
 @vnni
+def test_weights_that_lie_transposed() -> None:
+    """As a form made of Hugging Face's ``Conv1D`` has them."""
+    dynamic, static = filled(DynamicLinear(20, 12)), filled(QuantLinear(20, 12))
+    rows = WeightOnly()._form(nn.Linear(20, 12))
+    conv = filled(QuantConv((12, 20, 1, 1), (1, 1), (0, 0), (1, 1)))
+    x = torch.randn(3, 20)
+    kinds = (PackedLinear, PackedLinear, PackedRows, PackedConv)
+    for form, kind in zip((dynamic, static, rows, conv), kinds, strict=True):
+        form.weight.data = form.weight.data.transpose(0, 1).contiguous().transpose(0, 1)
+        assert not form.weight.is_contiguous()
+        with torch.inference_mode():
+            packed, given = kind(form), x[..., None, None] if kind is PackedConv else x
+            assert error(packed(given), form(given)) < 2e-6
+        assert torch.equal(packed.unpacked(), form.weight)
+
+
+@vnni
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize(("groups", "channels", "out"), [(1, 3, 16), (16, 16, 16), (2, 6, 10)])
 @pytest.mark.parametrize("padding", [1, "same", "valid"])

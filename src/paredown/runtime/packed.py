@@ -73,7 +73,7 @@ class PackedLinear(Packed):
     """Static or dynamic int8 linear, ``(..., in_features) -> (..., out_features)``."""
 
     def __init__(self, form: QuantLinear | DynamicLinear) -> None:
-        super().__init__(form, torch.ops.onednn.qlinear_prepack(form.weight.detach(), None))
+        super().__init__(form, pack_linear(form.weight.detach()))
         self.in_features, self.out_features = form.in_features, form.out_features
         self.static = isinstance(form, QuantLinear)
         scales = form.scale.expand(form.out_features).contiguous()
@@ -121,7 +121,7 @@ class PackedConv(Packed):
         grid = (form.in_scale.item(), int(form.in_zero.item()))
         geometry = (list(form.stride), padding_of(form), list(form.dilation), form.groups)
         packed = torch.ops.onednn.qconv_prepack(
-            form.weight.detach(), scales, *grid, *geometry, None
+            form.weight.detach().contiguous(), scales, *grid, *geometry, None
         )
         super().__init__(form, packed)
         self._grid, self._geometry = grid, geometry
@@ -165,6 +165,11 @@ class PackedConv(Packed):
             "",
         )
         return (y if input.ndim == spatial + 2 else y.squeeze(0)).to(input.dtype)
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """An int8 ``(rows, columns)`` weight in oneDNN's layout; its operator reads no strides."""
+    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
 
 def quantized(x: Tensor, scale: Any, zero: Any) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from paredown.runtime.backend import Asked
-from paredown.runtime.packed import Packed
+from paredown.runtime.packed import Packed, pack_linear
 from paredown.runtime.quantized import WeightOnlyLinear
 
 _STEPS = 254.0
@@ -36,7 +36,7 @@ class PackedRows(Packed):
         # uint8 values around 128 become int8 values around 0; the rest of a zero point is one
         # multiple of the input's sum per output.
         shifted = (form.weight.detach().to(torch.int16) - 128).to(torch.int8)
-        super().__init__(form, torch.ops.onednn.qlinear_prepack(shifted, None))
+        super().__init__(form, pack_linear(shifted))
         self.in_features, self.out_features = form.in_features, form.out_features
         scales = form.scale.reshape(-1).contiguous()
         self.__dict__["_scales"] = scales
