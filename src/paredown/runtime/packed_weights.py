@@ -3,9 +3,9 @@
 **int8, one scale per row** (`PackedRows`): torch's own ``_weight_int8pack_mm`` takes float32 inputs
 by unvectorised loops. So the input is split into digits of 8 bits relative to its row's largest
 value, and all digits go through one integer product with exact int32 sums: a float product by
-integer units (Ootomo, Ozaki and Yokota 2024, arXiv:2306.11975, section 3). Three digits hold more
-than the 24 bits of float32's significand, two more than bfloat16's 8. Deviation: their slices
-share an exponent per row too, but have powers of two as scales and 7 bits; ours have 254 steps.
+integer units (the Ozaki scheme on int8: Ootomo, Ozaki and Yokota 2024, arXiv:2306.11975). Three
+digits hold more than the 24 bits of float32's significand, two more than bfloat16's 8. Deviation:
+their slices are of powers of two, ours of 254 steps.
 
 **int4, groups of 32 to 256** (`PackedGroups`): ``_weight_int4pack_mm_for_cpu``, for bfloat16 inputs
 alone: with float32 inputs it is slower than unpacking the weight in every run.
