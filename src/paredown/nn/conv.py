@@ -135,33 +135,39 @@ class OneShotAggregation(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """DenseNet-B layer: norm, ReLU, 1x1 to ``bottleneck * growth``; norm, ReLU, 3x3."""
+    """DenseNet-B layer: norm, ReLU, 1x1 to ``bottleneck * growth``; norm, ReLU, 3x3.
 
-    def __init__(self, inputs: int, growth: int, bottleneck: int = 4) -> None:
+    With ``dims`` 3 the maps are volumes and the kernels 1x1x1 and 3x3x3.
+    """
+
+    def __init__(self, inputs: int, growth: int, bottleneck: int = 4, *, dims: int = 2) -> None:
         super().__init__()
         inner = bottleneck * growth
-        self.norm1, self.act1 = nn.BatchNorm2d(inputs), relu()
-        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.norm2, self.act2 = nn.BatchNorm2d(inner), relu()
-        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
+        conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == 3 else (nn.Conv2d, nn.BatchNorm2d)
+        self.norm1, self.act1 = norm(inputs), relu()
+        self.conv1 = conv(inputs, inner, 1, bias=False)
+        self.norm2, self.act2 = norm(inner), relu()
+        self.conv2 = conv(inner, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, inputs, h, w)`` to the ``growth`` new channels."""
+        """``(batch, inputs, ..., h, w)`` to the ``growth`` new channels."""
         return self.conv2(self.act2(self.norm2(self.conv1(self.act1(self.norm1(x))))))
 
 
 class DenseBlock(nn.Module):
     """Each layer reads the concatenation of all before it (DenseNet, Huang et al. 2017)."""
 
-    def __init__(self, inputs: int, growth: int, layers: int, bottleneck: int = 4) -> None:
+    def __init__(
+        self, inputs: int, growth: int, layers: int, bottleneck: int = 4, *, dims: int = 2
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            DenseLayer(inputs + i * growth, growth, bottleneck) for i in range(layers)
+            DenseLayer(inputs + i * growth, growth, bottleneck, dims=dims) for i in range(layers)
         )
         self.outputs = inputs + layers * growth
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, inputs, h, w)`` to ``(batch, inputs + layers * growth, h, w)``."""
+        """``(batch, inputs, ..., h, w)`` to ``inputs + layers * growth`` channels."""
         seen = [x]
         for layer in self.layers:
             seen.append(layer(torch.cat(seen, 1)))

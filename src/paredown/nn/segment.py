@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,3 +34,15 @@ def dice_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """
     overlap = dice(scores.sigmoid(), targets).mean()
     return 1 - overlap + F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype))
+
+
+def weighted_cross_entropy(scores: Tensor, targets: Tensor, weights: Sequence[float]) -> Tensor:
+    """Cross-entropy of exclusive classes, each voxel's loss times the weight of its class.
+
+    ``scores`` are ``(batch, classes, ...)``, ``targets`` class numbers ``(batch, ...)``. The mean
+    is over voxels, not over weights. ``InputError`` unless there is a weight per class.
+    """
+    if len(weights) != scores.shape[1]:
+        raise InputError(f"{len(weights)} weights for {scores.shape[1]} classes")
+    each = F.cross_entropy(scores, targets, reduction="none")
+    return (each * scores.new_tensor(weights)[targets]).mean()

@@ -13,6 +13,7 @@ from paredown.zoo import (
     _rows_hybrids,
     _rows_papers,
     _rows_tasks,
+    _rows_tokens,
     _rows_volumes,
 )
 from paredown.zoo._variant import Variant
@@ -27,6 +28,7 @@ NETWORKS: dict[str, Variant] = {
     **_rows_hybrids.ROWS,
     **_rows_tasks.ROWS,
     **_rows_volumes.ROWS,
+    **_rows_tokens.ROWS,
 }
 
 

@@ -39,6 +39,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
         "timm": "_layouts_transformers:swin_timm",
     },
     "MlpMixer": {"timm": "_layouts_transformers:mixer"},
+    "NiNformer": {"authors": "_layouts_tokens:ninformer"},
     "P3DResNet": {"port": "_layouts_volumes:p3d_port"},
     "DiT": {"authors": "_layouts_transformers:dit"},
     "SVT": {"authors": "_layouts_hybrids:svt"},
