@@ -8,7 +8,8 @@ digits hold more than the 24 bits of float32's significand, two more than bfloat
 their slices are of powers of two, ours of 254 steps.
 
 **int4, groups of 32 to 256** (`PackedGroups`): ``_weight_int4pack_mm_for_cpu``, for bfloat16 inputs
-alone: with float32 inputs it is slower than unpacking the weight in every run.
+alone. With float32 inputs its loops took 9x of a plain product for one row of 2048 x 2048 and 48x
+for 16; unpacking the weight in every run costs about the same for any number of rows.
 """
 
 from __future__ import annotations
