@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from paredown.errors import ArtefactError, InputError
+from paredown.techniques.distance import distillation
 from paredown.techniques.recover import (
     BLOW_UP,
     Plan,
-    distillation,
     recalibrate,
     schedule,
     session,
