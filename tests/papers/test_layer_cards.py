@@ -175,3 +175,95 @@ def test_psnr_of_a_network_that_returns_its_input():
     wanted = 10 * torch.log10(torch.tensor(4 / shapes.NOISE**2))
     assert shapes.psnr(model, "denoise", "held-out") == pytest.approx(float(wanted), abs=0.1)
     assert shapes.psnr(model, "super-resolve", "held-out") > 10
+
+
+class Measured(dict):
+    """Timing rows for any name: 0.9 of the baseline, each slower than the one asked for before."""
+
+    asked = 0
+
+    def __missing__(self, name):
+        self.asked += 1
+        t = 1e-3 * self.asked
+        return {
+            "latency": measured(t, "s", spread=(0.9 * t, 1.1 * t), n=9),
+            "ratio": measured(0.9, "x", spread=(0.88, 0.92), n=9),
+        }
+
+
+class Inline:
+    """A pool that runs at once, in this process."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, job, *args):
+        value = job(*args)
+        return type("Done", (), {"result": lambda self: value})()
+
+
+def canned(build, plans, seeds, progress):
+    """Accuracies that rise with the seed and differ by name."""
+    return {n: [0.8 + 0.01 * s + 0.001 * i for s in seeds] for i, n in enumerate(plans)}
+
+
+@pytest.fixture
+def no_measuring(monkeypatch):
+    """Everything that trains or times gives canned values; what is counted is real."""
+    for module in (finetuning, spatial, transformers, groups):
+        monkeypatch.setattr(module, "side_by_side", lambda *a, **k: Measured())
+    monkeypatch.setattr(_scans, "accuracies", canned)
+    modes = {"eval": 0.9, "tune": 0.9, "deploy": 0.5, "rate": 0.01, "loss difference": 0.0}
+    monkeypatch.setattr(
+        finetuning._task, "over_seeds", lambda job, seeds, *a: [dict(modes) for _ in seeds]
+    )
+    kept = {"eval": 100, "tune": 60, "deploy": 50}
+    monkeypatch.setattr(finetuning, "kept_bytes", lambda width, size: kept)
+    monkeypatch.setattr(finetuning, "steps", lambda batch, size: [])
+    monkeypatch.setattr(shapes, "pool", lambda workers: Inline())
+    monkeypatch.setattr(
+        shapes, "trained", lambda s, task, seed, steps: (s.depth, 20 + s.width / 100 + seed)
+    )
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2))
+    monkeypatch.setattr(
+        groups, "forms", lambda: {"constant g": plain, "constant G": groups.regroup(plain, 4)}
+    )
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        finetuning.TuneModeCard,
+        micro_batches.WsBcnCard,
+        spatial.TVConvCard,
+        spatial.PfLayerCard,
+        transformers.SlabCard,
+        groups.E2gcCard,
+        shapes.HourglassCard,
+    ],
+)
+def test_a_card_judges_by_the_thresholds_it_fixed(card, no_measuring):
+    one = card()
+    found = one.experiment("quick", lambda text: None)
+    used = {c.threshold for c in found.checks}
+    # Energy is a check only where a counter can be read.
+    wanted = {v for k, v in one.thresholds.items() if k != "energy_per_mac_ratio"}
+    assert wanted <= used <= set(one.thresholds.values())
+    assert len({c.name for c in found.checks}) == len(found.checks)
+    assert found.measured
+    assert found.untestable is None
+
+
+def test_the_hourglass_front_is_picked_on_validation(no_measuring):
+    found = shapes.HourglassCard().experiment("quick", lambda text: None)
+    rows = found.tables["best shapes"]
+    for row in rows:
+        if row["family"] == "hourglass":
+            options = shapes.shapes("hourglass", row["budget"], "quick")
+            assert row["depth"] == max(s.depth for s in options)
+        assert row["params"] <= row["budget"] or row["family"] == "trained lift"
+    gaps = {c.name: c for c in found.checks}
+    assert any("frozen lift" in name for name in gaps)

@@ -68,7 +68,7 @@ class WsBcnCard(Card):
         t = self.thresholds
         quick = scale == "quick"
         seeds = list(range(3 if quick else 5))
-        found = _scans.accuracies(small, plans(4 if quick else 20), seeds, progress)
+        found = _scans.accuracies(small, plans(3 if quick else 20), seeds, progress)
         large = found[f"BN, batch {LARGE}"]
         model = small("BCN+WS")
         one, many = (

@@ -29,8 +29,11 @@ PIXELS = 64
 NOISE = 0.6
 TASKS = ("denoise", "super-resolve")
 BUDGETS = (32_768, 65_536, 131_072)
-DEPTHS = (1, 2, 4, 6)
-WIDTHS = (128, 256, 512)
+# Depths, and widths of the hourglass's skip.
+GRIDS: dict[Scale, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "quick": ((1, 3), (128, 256)),
+    "full": ((1, 2, 4, 6), (128, 256, 512)),
+}
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,18 @@ class Shape:
         return trained_params(PIXELS, PIXELS, self.width, self.hidden, self.depth, lift=self.lift)
 
 
-def shapes(family: str, budget: int) -> list[Shape]:
+def shapes(family: str, budget: int, scale: Scale = "full") -> list[Shape]:
     """All shapes of the grid that spend a budget of trained parameters to within one hidden unit.
 
     Conventional ones have the skip at the pixels and wider hidden layers, hourglass ones a wider
     skip and narrower hidden layers.
     """
-    widths = (PIXELS,) if family == "conventional" else WIDTHS
+    depths, wide = GRIDS[scale]
+    widths = (PIXELS,) if family == "conventional" else wide
     lift: Lift = "identity" if family == "conventional" else "frozen"
     found: list[Shape] = []
     for width in widths:
-        for depth in DEPTHS:
+        for depth in depths:
             hidden = (budget - width * PIXELS) // (2 * width * depth)
             if hidden >= 4 and (hidden > width) == (family == "conventional"):
                 found.append(Shape(width, hidden, depth, lift))
@@ -124,10 +128,11 @@ class Best:
 
 
 def fronts(
-    seeds: Sequence[int], steps: int, progress: Progress
+    seeds: Sequence[int], scale: Scale, progress: Progress
 ) -> dict[tuple[str, int, str, int], Best]:
     """For every (family, budget, task, seed) its best shape, by validation PSNR."""
     families = ("conventional", "hourglass")
+    steps = 200 if scale == "quick" else 2000
     with pool(2) as workers:
         jobs = {
             (family, budget, task, seed, shape): workers.submit(trained, shape, task, seed, steps)
@@ -135,7 +140,7 @@ def fronts(
             for task in TASKS
             for budget in BUDGETS
             for family in families
-            for shape in shapes(family, budget)
+            for shape in shapes(family, budget, scale)
         }
         found: dict[tuple[str, int, str, int], tuple[float, Best]] = {}
         for (family, budget, task, seed, shape), job in jobs.items():
@@ -186,9 +191,8 @@ class HourglassCard(Card):
     def experiment(self, scale: Scale, progress: Progress) -> Experiment:
         """Denoising and 2x super-resolution of 8 x 8 scans, equal steps, by task and seed."""
         t = self.thresholds
-        quick = scale == "quick"
-        seeds = list(range(2 if quick else 6))
-        best = fronts(seeds, 200 if quick else 2000, progress)
+        seeds = list(range(2 if scale == "quick" else 6))
+        best = fronts(seeds, scale, progress)
         cases = [(task, seed) for task in TASKS for seed in seeds]
         checks: list[Check] = []
         figures: dict[str, Figure] = {}
