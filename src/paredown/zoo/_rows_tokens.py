@@ -1,4 +1,4 @@
-"""Rows of networks that replace attention or tokenise: NiNformer."""
+"""Rows of networks that put something else in attention's place: NiNformer, Terminator."""
 
 from __future__ import annotations
 
@@ -14,5 +14,13 @@ ROWS: dict[str, Variant] = {
         source="Abdullah-88/NiNformer (counted): four blocks, patches, classifier",
         fixed_size=True,
         sizes=(16, 24, 32),
+    ),
+    "terminator": Variant(
+        "terminator:Terminator",
+        "hyperzzw-terminator",
+        image_size=32,
+        source="no count published; hyperevolnet/Terminator's CIFAR-10 configuration",
+        fixed_size=True,
+        sizes=(12, 16, 20),
     ),
 }
