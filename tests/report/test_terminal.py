@@ -41,7 +41,7 @@ def test_a_result_shows_verdict_budget_ratios_and_what_failed() -> None:
     said = shown(samples.down_doc())
     for part in (
         "Budget met",
-        "11.0x faster than its author runs it (eager), and 1.6x faster than merely switching the runtime (",
+        "11.0x faster than its author runs it (eager), and 1.6x faster than merely switching",
         "met, not proven",
         "0.62x ●",
         "12 candidates measured, 1 skipped, 1 failed in 2 min 51 s",

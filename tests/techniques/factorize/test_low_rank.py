@@ -134,7 +134,7 @@ def test_bad_knobs_are_refused(bad):
 
 
 def test_a_covariance_off_definite_by_float32_rounding_is_damped():
-    """A dominant direction leaves errors in a float32 sum that are larger than small eigenvalues."""
+    """A dominant direction leaves errors in a float32 sum larger than small eigenvalues."""
     g = torch.Generator().manual_seed(0)
     x = 1e-3 * torch.randn(50, 96, generator=g) + 30.0
     covariance = (x.T @ x / len(x)) - 2e-3 * torch.eye(96)

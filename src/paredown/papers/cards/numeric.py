@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.nn import InvertedResidual
-from paredown.nn.conv import relu
+from paredown.nn.conv import ConvNormAct, relu
 from paredown.papers.card import (
     Card,
     Check,
@@ -55,7 +55,7 @@ def blow_up(model: nn.Module, factor: float = BLOWN) -> None:
     of very different range: the paper's failure of per-layer quantization (section 3.1.2).
     """
     for block in model.modules():
-        if isinstance(block, InvertedResidual) and not isinstance(block.expand, nn.Identity):
+        if isinstance(block, InvertedResidual) and isinstance(block.expand, ConvNormAct):
             norm, conv = block.expand.norm, block.depthwise.conv
             channel = int(norm.weight.abs().argmin())
             norm.weight[channel] /= factor
