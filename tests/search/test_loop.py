@@ -120,6 +120,16 @@ def test_a_killed_search_repeats_nothing_and_loses_nothing(tmp_path):
     assert len(tried) == len(set(tried)) == 17
 
 
+def test_a_search_resumed_with_another_budget_is_scored_by_that(tmp_path):
+    s = search(tmp_path, lambda id, c: Measured(truth(c, random.Random(0))))
+    s.run(more=lambda: True, limit=6)
+    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=True, seed=0)
+    strict = Goal((Limit("latency", "<=", 1e-6),), "latency")
+    again = Search(every(), strict, Predictor(AXES, prior, strict.metrics), store, s.measure)
+    again.recall()
+    assert [o.score for o in again.outcomes] == [strict.score(o.values) for o in s.outcomes]
+
+
 def test_resume_refuses_another_search_by_name(tmp_path):
     search(tmp_path, lambda id, c: Measured({}))
     with pytest.raises(InputError, match="the target is not the one"):

@@ -72,10 +72,13 @@ class Search:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def recall(self) -> None:
-        """Take in the trials that an earlier run of this search finished."""
+        """Take in the trials that an earlier run of this search finished, scored by the goal of
+        now: a search may be resumed with another budget.
+        """
         for kept in self.store.finished():
             values = dict(kept.body.get("values", {}))
-            self._take(Outcome(kept.id, kept.candidate, kept.state, values, kept.body, kept.score))
+            score = self.goal.score(values) if kept.state == "done" else kept.score
+            self._take(Outcome(kept.id, kept.candidate, kept.state, values, kept.body, score))
 
     def run(self, *, more: Callable[[], bool], limit: int | None = None) -> None:
         """Try candidates while ``more()`` and at most ``limit`` of them."""
