@@ -52,6 +52,7 @@ def pare(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, 
     return code, json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.slow
 def test_down_from_the_command_line(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,7 +152,8 @@ def test_features_come_from_fine_to_coarse(name):
     assert len(found) >= 3
     strides = [s for _, s in found]
     assert strides == sorted(strides)
-    assert strides[-1] >= 4
+    # Terminator keeps the resolution from end to end.
+    assert strides[-1] >= 4 or name == "terminator"
     with torch.device("meta"):
         whole, bare = zoo.create(name), zoo.create(name, features_only=True)
     assert set(bare.state_dict()) - set(whole.state_dict()) <= {
