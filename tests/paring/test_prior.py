@@ -2,7 +2,7 @@
 
 import pytest
 
-from paredown.paring.prior import CUT_LOSS, NUMERIC_LOSS, Prior, kept_by_training
+from paredown.paring.prior import CUT_LOSS, KEPT, NUMERIC_LOSS, Prior
 from paredown.search.space import Candidate
 
 SHARES = {"0.25": 0.4, "0.5": 0.7, "0.75": 0.9}
@@ -16,7 +16,6 @@ def prior(**given):
         ratios=ratios,
         lossy={"prune": True, "int8": True, "recover": False},
         cuts=frozenset({"prune"}),
-        kept=kept_by_training(100),
         recovers=frozenset({"recover"}),
         **given,
     )
@@ -41,7 +40,7 @@ def test_a_surveyed_loss_counts_and_one_between_is_interpolated():
     between = 0.02 + 0.1 * (0.7 - 0.4) / (0.9 - 0.4)
     assert p(candidate("0.5", recover="statistics"), "drop") == pytest.approx(between)
     trained = p(candidate("0.5", "on", "train"), "drop")
-    assert trained == pytest.approx(0.14 * between + NUMERIC_LOSS)
+    assert trained == pytest.approx(KEPT["train"] * between + NUMERIC_LOSS)
 
 
 def test_a_cut_that_gained_by_chance_is_not_credited():
@@ -63,6 +62,6 @@ def test_one_recovery_corrects_what_the_others_are_hoped_to_leave():
 def test_a_loss_of_fidelity_is_learnt_where_nothing_is_scored():
     p = prior(surveyed={("prune", "0.5"): {"fidelity": 0.1}})
     wanted = candidate("0.5", recover="train")
-    assert p(wanted, "fidelity") == pytest.approx(1 - 0.14 * 0.1)
+    assert p(wanted, "fidelity") == pytest.approx(1 - KEPT["train"] * 0.1)
     p.observe(wanted, {"fidelity": 1.0})
-    assert p(wanted, "fidelity") > 1 - 0.14 * 0.1
+    assert p(wanted, "fidelity") > 1 - KEPT["train"] * 0.1

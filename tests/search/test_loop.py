@@ -23,10 +23,15 @@ AXES = [
 GOAL = Goal((Limit("latency", "<=", 2.5e-3), Limit("drop", "<=", 0.01)), "latency")
 
 
+NAMES = [a.name for a in AXES]
+PLAIN = ("off", "off", "off", "0", "openvino")
+QUICK = ("off", "off", "int8", "0", "openvino")
+SLOW = ("0.5", "off", "off", "0", "openvino")
+
+
 def every():
-    names = [a.name for a in AXES]
     return [
-        Candidate(tuple(zip(names, labels, strict=True)))
+        Candidate(tuple(zip(NAMES, labels, strict=True)))
         for labels in itertools.product(*[a.options for a in AXES])
         if not (labels[2] == "off" and labels[3] != "0")
     ]
@@ -118,6 +123,34 @@ def test_a_killed_search_repeats_nothing_and_loses_nothing(tmp_path):
     again.run(more=lambda: True, limit=12)
     tried = [o.candidate for o in again.outcomes]
     assert len(tried) == len(set(tried)) == 17
+
+
+def test_gain_per_second_comes_first_unless_it_crowds_out_the_most_gain(tmp_path):
+    """A quick int8 is tried before a slow cut, but not when the cut would no longer fit."""
+    quick = next(c for c in every() if dict(c.point) == dict(zip(NAMES, QUICK, strict=True)))
+    slow = next(c for c in every() if dict(c.point) == dict(zip(NAMES, SLOW, strict=True)))
+    plain = next(c for c in every() if dict(c.point) == dict(zip(NAMES, PLAIN, strict=True)))
+    guessed = {plain: 5e-3, quick: 4.5e-3, slow: 4e-3}
+
+    def guess(candidate, metric):
+        return guessed[candidate] if metric == "latency" else 0.0
+
+    for left, wanted in ((100.0, quick), (25.0, slow)):
+        folder = tmp_path / str(left)
+        folder.mkdir()
+        store = Store(folder / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
+        s = Search(
+            list(guessed),
+            GOAL,
+            Predictor(AXES, guess, GOAL.metrics),
+            store,
+            lambda id, c: Measured({"latency": guessed[c], "drop": 0.0}),
+            first=[plain],
+            seconds=lambda c: 20.0 if c == slow else 6.0,
+            left=lambda left=left: left,
+        )
+        s.run(more=lambda: True, limit=2)
+        assert [o.candidate for o in s.outcomes] == [plain, wanted]
 
 
 def test_a_search_resumed_with_another_budget_is_scored_by_that(tmp_path):

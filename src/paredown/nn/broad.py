@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paredown.errors import InputError
 from paredown.nn.act import Activation
+from paredown.nn.conv import conv_like
 
 
 def relu() -> nn.Module:
@@ -65,20 +66,15 @@ class BroadConv(nn.Module):
         super().__init__()
         convs = [_conv_of(b) for b in branches]
         first = convs[0]
-        like = {(c.weight.shape, c.padding, c.stride, c.dilation, c.bias is None) for c in convs}
+        like = {
+            (c.weight.shape, c.padding, c.stride, c.dilation, c.bias is None, c.padding_mode)
+            for c in convs
+        }
         kinds = {repr(b[1]) for b in branches if isinstance(b, nn.Sequential)}
         if len(like) > 1 or len(kinds) > 1 or first.groups > 1:
             raise InputError("only branches of like, ungrouped convolutions can be merged")
         self.depth = len(convs)
-        self.conv = nn.Conv2d(
-            first.in_channels,
-            self.depth * first.out_channels,
-            first.kernel_size,  # type: ignore[arg-type]
-            first.stride,  # type: ignore[arg-type]
-            first.padding,  # type: ignore[arg-type]
-            first.dilation,  # type: ignore[arg-type]
-            bias=first.bias is not None,
-        ).to(first.weight)
+        self.conv = conv_like(first, outputs=self.depth * first.out_channels)
         with torch.no_grad():
             self.conv.weight.copy_(torch.cat([c.weight for c in convs]))
             if self.conv.bias is not None:

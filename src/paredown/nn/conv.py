@@ -5,6 +5,8 @@ Every block maps ``(batch, channels, height, width)`` to the same layout.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,30 @@ def round_channels(channels: float, multiple: int = 8) -> int:
     """Channels rounded to a multiple, never down by more than 10 % (MobileNetV2's rule)."""
     rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * channels else rounded
+
+
+def conv_like(
+    conv: nn.Conv2d,
+    *,
+    kind: type[nn.Conv2d] = nn.Conv2d,
+    outputs: int | None = None,
+    groups: int | None = None,
+) -> nn.Conv2d:
+    """A convolution of another one's geometry, device and dtype, with weights of its own."""
+    like: Any = conv  # torch types its sizes as tuples of any length
+    return kind(
+        conv.in_channels,
+        conv.out_channels if outputs is None else outputs,
+        like.kernel_size,
+        like.stride,
+        like.padding,
+        like.dilation,
+        conv.groups if groups is None else groups,
+        conv.bias is not None,
+        like.padding_mode,
+        conv.weight.device,
+        conv.weight.dtype,
+    )
 
 
 class ConvNormAct(nn.Module):

@@ -19,6 +19,23 @@ def tapped(layers: Iterable[nn.Module], x: Tensor, at: Iterable[int]) -> list[Te
     return maps
 
 
+def quarters(depth: int, *, features_only: bool) -> list[int]:
+    """Positions of the blocks that end the quarters of a chain of ``depth`` blocks.
+
+    Raises ``InputError`` where ``features_only`` asks for four maps of fewer blocks.
+    """
+    if features_only and depth < 4:
+        raise InputError(f"features_only gives maps at four depths: {depth} blocks are too few")
+    return [depth * (i + 1) // 4 - 1 for i in range(4)]
+
+
+def token_maps(
+    blocks: Iterable[nn.Module], x: Tensor, at: Iterable[int], side: int, *, prefix: int = 0
+) -> list[Tensor]:
+    """`tapped` tokens ``(batch, prefix + side^2, channels)`` as square maps, channels second."""
+    return [m[:, prefix:].mT.unflatten(2, (side, side)) for m in tapped(blocks, x, at)]
+
+
 def before_halvings(strides: Sequence[int]) -> list[int]:
     """Positions of the last layer at each resolution, from the layers' strides.
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from paredown.errors import InputError
+from paredown.nn.conv import conv_like
 
 
 def group_conv(
@@ -118,19 +119,7 @@ def _regrouped(conv: nn.Conv2d, group_size: int) -> nn.Conv2d:
     size = min(group_size, conv.in_channels)
     if conv.in_channels % size or conv.out_channels % (conv.in_channels // size):
         raise InputError(f"groups of {size} do not divide {conv.in_channels} channels")
-    new = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.in_channels // size,
-        conv.bias is not None,
-        conv.padding_mode,
-        conv.weight.device,
-        conv.weight.dtype,
-    )
+    new = conv_like(conv, groups=conv.in_channels // size)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     if new.bias is not None:
         with torch.no_grad():

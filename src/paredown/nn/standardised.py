@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.errors import InputError
+from paredown.nn.conv import conv_like
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -44,19 +45,7 @@ class StandardisedConv2d(nn.Conv2d):
     def fuse(self) -> nn.Conv2d:
         """A plain convolution with these filters, for inference."""
         weight = self.standardised()
-        out = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            weight.device,
-            weight.dtype,
-        )
+        out = conv_like(self)
         out.weight.copy_(weight)
         if self.bias is not None and out.bias is not None:
             out.bias.copy_(self.bias)
@@ -76,19 +65,9 @@ def standardise(model: nn.Module) -> nn.Module:
     return out
 
 
-def _standardised(conv: nn.Conv2d) -> StandardisedConv2d:
+def _standardised(conv: nn.Conv2d) -> nn.Conv2d:
     """The same convolution, its filters standardised from now on."""
-    new = StandardisedConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.bias is not None,
-        conv.padding_mode,
-    )
+    new = conv_like(conv, kind=StandardisedConv2d)
     new.weight, new.bias = conv.weight, conv.bias
     return new
 

@@ -13,7 +13,7 @@ from paredown.paring.effort import Grant
 from paredown.paring.measuring import TRIAL_S
 from paredown.paring.predicting import notes, original
 from paredown.paring.prior import Prior, prior
-from paredown.paring.survey import SHARE
+from paredown.paring.survey import SHARE, cuts
 from paredown.result import PlanDoc
 from paredown.search.space import Space
 from paredown.workload import Workload
@@ -84,6 +84,6 @@ def plan(target: str | nn.Module | Workload, inputs: Any = None, **options: Any)
 
 def _surveyed(space: Space, guess: Prior) -> list[str]:
     """What is judged before the first trial."""
-    count = sum(len(c.variants) for c in space.choices if c.name in guess.cuts and not c.always)
+    count = len(cuts(space, guess))
     text = f"first {count} cuts are judged alone, in at most {SHARE:.0%} of the effort"
     return [text] if count else []

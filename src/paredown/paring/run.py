@@ -20,7 +20,7 @@ from paredown.measure.fingerprint import fingerprint
 from paredown.paring import candidates, measuring, predicting
 from paredown.paring.effort import Clock, grant
 from paredown.paring.predicting import Accepted
-from paredown.paring.prior import Prior, kept_by_training, prior
+from paredown.paring.prior import Prior, prior
 from paredown.paring.proving import openers, prove_best
 from paredown.paring.request import Request
 from paredown.paring.survey import note, survey
@@ -114,8 +114,6 @@ def run(request: Request, progress: Progress) -> Run:
     accepted = predicting.accepted(request, graph)
     baseline = measuring.baseline(request, jobs, accepted)
     first_guess.baseline = {m: f.value for m, f in baseline.items() if f.value is not None}
-    if granted is not None:
-        first_guess.kept = kept_by_training(granted.steps)
     if request.budget.quality:
         survey(request, space, first_guess, jobs, progress)
     goal = candidates.goal(request, first_guess.baseline)

@@ -7,6 +7,7 @@ so nothing is exported, compiled or timed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterable
@@ -47,7 +48,7 @@ def survey(request: Request, space: Space, guess: Prior, jobs: Jobs, progress: P
     """
     kept = request.out / "shared" / "survey.json"
     if not kept.exists():
-        steps = _spread(space, guess)
+        steps = cuts(space, guess)
         if not steps:
             return
         progress.update(f"what {len(steps)} cuts alone lose")
@@ -81,18 +82,19 @@ def _judge(asked: Asked) -> list[dict[str, Any]]:
     """Each cut's losses against the original; one that fails is the trials' to report."""
     start = time.monotonic()
     rows: list[dict[str, Any]] = []
+    common = asked.specs[0][1]
+    torch.set_num_threads(common.threads)
+    original = common.source.get()
+    before = trial.original_scores(common, original)
     for (name, label), spec in asked.specs:
         if rows and time.monotonic() - start > asked.seconds:
             break
         tell(f"{name} {label}")
-        torch.set_num_threads(spec.threads)
-        original = spec.source.get()
         try:
             workload, _ = trial.rewrite(spec, original)
         except Exception as e:  # whatever is wrong with one cut costs only this one here
             rows.append({"technique": name, "label": label, "failed": f"{type(e).__name__}: {e}"})
             continue
-        before = trial.original_scores(spec, original)
         with torch.inference_mode():
             figures = spec.examples.judge(original, workload.model.eval(), before)
         loss = {"fidelity": 1.0 - figures["fidelity"].known()}
@@ -102,23 +104,16 @@ def _judge(asked: Asked) -> list[dict[str, Any]]:
     return rows
 
 
-def _spread(space: Space, guess: Prior) -> list[Step]:
+def cuts(space: Space, guess: Prior) -> list[Step]:
     """Every cut, each technique's middle one first, then its ends: what is left out when the time
     is up lies between two that are known.
     """
-    by_technique = [
-        list(_outwards(list(c.variants)))
+    each = [
+        [(c.name, label) for label in _outwards(list(c.variants))]
         for c in space.choices
         if c.name in guess.cuts and not c.always
     ]
-    longest = max((len(x) for x in by_technique), default=0)
-    names = [c.name for c in space.choices if c.name in guess.cuts and not c.always]
-    return [
-        (name, labels[k])
-        for k in range(longest)
-        for name, labels in zip(names, by_technique, strict=True)
-        if k < len(labels)
-    ]
+    return [step for turn in itertools.zip_longest(*each) for step in turn if step is not None]
 
 
 def _outwards(labels: list[str]) -> Iterable[str]:

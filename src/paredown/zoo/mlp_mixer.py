@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paredown.errors import InputError, UnknownName
+from paredown.errors import UnknownName
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.embed import PatchEmbed, patches
-from paredown.nn.features import need_size, tapped
+from paredown.nn.features import need_size, quarters, token_maps
 from paredown.nn.init import small_init
 from paredown.nn.mlp import Mlp
 
@@ -69,10 +69,8 @@ class MlpMixer(nn.Module):
         features_only: bool = False,
     ) -> None:
         super().__init__()
-        if features_only and depth < 4:
-            raise InputError(f"features_only gives maps at four depths: {depth} blocks are too few")
         self.side, self.image_size = patches(image_size, patch), image_size
-        self.taps = [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.taps = quarters(depth, features_only=features_only)
         self.embed = PatchEmbed(in_channels, channels, patch)
         self.blocks = nn.Sequential(
             *(
@@ -91,8 +89,7 @@ class MlpMixer(nn.Module):
         need_size(x, network="MLP-Mixer", exactly=self.image_size)
         x = self.embed(x)
         if self.head is None:
-            maps = tapped(self.blocks, x, self.taps)
-            return [m.mT.unflatten(2, (self.side, self.side)) for m in maps]
+            return token_maps(self.blocks, x, self.taps, self.side)
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.errors import InputError, UnknownName
+from paredown.errors import UnknownName
 from paredown.nn.drop import rising_rates
 from paredown.nn.embed import PatchEmbed, patches
-from paredown.nn.features import need_size, tapped
+from paredown.nn.features import need_size, quarters, token_maps
 from paredown.nn.init import small_init
 from paredown.nn.pooled import PooledBottleneck, PooledMixer, Spatial
 from paredown.nn.transformer import EncoderBlock
@@ -59,10 +59,8 @@ class PooledViT(nn.Module):
         features_only: bool = False,
     ) -> None:
         super().__init__()
-        if features_only and depth < 4:
-            raise InputError(f"features_only gives maps at four depths: {depth} blocks are too few")
         self.side, self.image_size = patches(image_size, patch), image_size
-        self.taps = [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.taps = quarters(depth, features_only=features_only)
         self.embed = PatchEmbed(in_channels, channels, patch)
         self.position = nn.Parameter(torch.zeros(1, self.side**2, channels))
         grid = (self.side, self.side)
@@ -90,8 +88,7 @@ class PooledViT(nn.Module):
         need_size(x, network="ViT", exactly=self.image_size)
         x = self.embed(x) + self.position
         if self.head is None:
-            maps = tapped(self.blocks, x, self.taps)
-            return [m.mT.unflatten(2, (self.side, self.side)) for m in maps]
+            return token_maps(self.blocks, x, self.taps, self.side)
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 

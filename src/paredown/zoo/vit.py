@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paredown.errors import InputError, UnknownName
+from paredown.errors import UnknownName
 from paredown.nn.drop import rising_rates
 from paredown.nn.embed import patches
-from paredown.nn.features import need_size, tapped
+from paredown.nn.features import need_size, quarters, token_maps
 from paredown.nn.init import small_init
 from paredown.nn.transformer import EncoderBlock
 
@@ -49,10 +49,8 @@ class ViT(nn.Module):
         features_only: bool = False,
     ) -> None:
         super().__init__()
-        if features_only and depth < 4:
-            raise InputError(f"features_only gives maps at four depths: {depth} blocks are too few")
         self.side, self.image_size = patches(image_size, patch), image_size
-        self.taps = [depth * (i + 1) // 4 - 1 for i in range(4)]
+        self.taps = quarters(depth, features_only=features_only)
         self.prefix = 2 if distilled else 1
         self.embed = nn.Conv2d(in_channels, channels, patch, patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, channels))
@@ -77,8 +75,7 @@ class ViT(nn.Module):
         need_size(x, network="ViT", exactly=self.image_size)
         x = self._tokens(x)
         if self.head is None:
-            maps = tapped(self.blocks, x, self.taps)
-            return [m[:, self.prefix :].mT.unflatten(2, (self.side, self.side)) for m in maps]
+            return token_maps(self.blocks, x, self.taps, self.side, prefix=self.prefix)
         x = self.norm(self.blocks(x))
         logits = self.head(x[:, 0])
         if self.distil_head is None:
