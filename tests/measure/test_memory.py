@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import mmap
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from paredown import kernels, runtime
 from paredown.errors import MeasurementError
+from paredown.manifest import REBUILT
 from paredown.measure import memory
 from paredown.workload import Workload
 
@@ -110,18 +110,18 @@ def test_counters_need_the_interposer() -> None:
 
 def _load(name: str, folder: str) -> memory.Call:
     x = torch.randn(ROWS, WIDTH)
-    source = Workload(model=_mlp(), inputs=(x,)) if name in memory.TORCH else None
+    source = Workload(model=_mlp(), inputs=(x,)) if name in REBUILT else None
     executable = runtime.backend(name).load(Path(folder), threads=1, workload=source)
     return executable, (x,), {}
 
 
-@pytest.mark.parametrize("name", ["eager", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["eager", "native", "openvino", "onnxruntime"])
 def test_an_artefact_s_peak_is_weights_and_activations(name: str, tmp_path: Path) -> None:
-    if name != "eager":
-        if kernels.mallocs_library() is None:
-            pytest.skip("no interposer built")
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
+    if name not in memory.TORCH and kernels.mallocs_library() is None:
+        pytest.skip("no interposer built")
+    lack = runtime.backend(name).available()
+    if lack is not None:
+        pytest.skip(lack)
     workload = Workload(model=_mlp(), inputs=(torch.randn(ROWS, WIDTH),))
     runtime.backend(name).lower(workload, threads=1).save(tmp_path)
     figure = memory.measure(_load, name, str(tmp_path), backend=name)

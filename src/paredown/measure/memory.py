@@ -26,11 +26,8 @@ Call = tuple[Executable, tuple[Any, ...], dict[str, Any]]
 Load = Callable[..., Call]
 """Builds an executable from disk and the inputs to run it on; importable, so that a child can."""
 
-TORCH = frozenset({"eager", "inductor"})
-"""Backends whose allocations go through torch's allocator."""
-
-ARENA = "native"
-"""The backend that allocates all but its results once, and tells how much."""
+TORCH = frozenset({"eager", "inductor", "native"})
+"""Backends that allocate through torch during a run, and tell what they hold besides."""
 
 WARM_RUNS = 2
 
@@ -41,7 +38,7 @@ def measure(load: Load, *args: Any, backend: str, limits: Limits | None = None) 
     ``unavailable`` with the reason where no interposer was built; raises ``CandidateFailed`` when
     the executable itself fails.
     """
-    if backend in TORCH or backend == ARENA:
+    if backend in TORCH:
         return measured(Jobs().run(_torch_total, load, args, limits=limits), "B", n=1)
     if kernels.mallocs_library() is None:
         why = kernels.why_missing() or "the malloc interposer was not built: it needs glibc"
@@ -54,8 +51,8 @@ def _torch_total(load: Load, args: tuple[Any, ...]) -> int:
     weights = executable.weight_bytes()
     if weights is None:
         raise CandidateFailed(f"{executable.backend} does not tell the bytes of its weights")
-    own = executable.arena_bytes() if executable.backend == ARENA else 0  # type: ignore[attr-defined]
-    return weights + own + torch_peak(lambda: executable(*inputs, **kwargs))
+    run = torch_peak(lambda: executable(*inputs, **kwargs))
+    return weights + executable.arena_bytes() + run
 
 
 def torch_peak(run: Callable[[], Any]) -> int:

@@ -100,6 +100,10 @@ class Executable(ABC):
         """Bytes of weights as this executable holds them, None when the runtime does not tell."""
         return None
 
+    def arena_bytes(self) -> int:
+        """Bytes held between runs for activations: 0 where they are allocated anew each time."""
+        return 0
+
     def realised(
         self,
         technique: str,
