@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from paredown.errors import LoweringError
 from paredown.runtime import quantized
-from paredown.runtime._onnx_lowering import DOMAIN
 from paredown.runtime.backend import Asked
 from paredown.runtime.onnx_layers import OnnxLayer, OnnxLinear
+from paredown.runtime.onnx_lowering import DOMAIN
 
 
 def render(
@@ -36,7 +36,7 @@ def lowered(model: Any, *, products: bool = True) -> Any:
     """The same with standard and ONNX Runtime operators only, as an ``onnx_ir`` model."""
     import onnx_ir as ir
 
-    from paredown.runtime import _onnx_lowering as table
+    from paredown.runtime import onnx_lowering as table
 
     found = ir.from_proto(model)
     table.lower(found, products=products)

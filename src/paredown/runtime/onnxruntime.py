@@ -237,7 +237,7 @@ class OnnxRuntime(Backend):
 
 def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
     """ONNX bytes (a file's path when large) of an export, and the module path of each node name."""
-    from paredown.runtime import _onnx_lowering as table
+    from paredown.runtime import onnx_lowering as table
 
     _settle_layouts(exported.program)
     try:
