@@ -153,6 +153,28 @@ def test_gain_per_second_comes_first_unless_it_crowds_out_the_most_gain(tmp_path
         assert [o.candidate for o in s.outcomes] == [plain, wanted]
 
 
+@pytest.mark.parametrize(("seconds", "second"), [(25.0, QUICK), (35.0, SLOW)])
+def test_openers_give_way_where_no_time_is_left_for_what_promises_most(tmp_path, seconds, second):
+    """Trials of ten seconds: of two the second is the promising one, of three the opener."""
+    plain, quick, opener = (
+        Candidate(tuple(zip(NAMES, labels, strict=True))) for labels in (PLAIN, QUICK, SLOW)
+    )
+    worth = {plain: 10e-3, quick: 2e-3, opener: 8e-3}
+    clock = [seconds]
+
+    def measure(id, c):
+        clock[0] -= 10.0
+        return Measured({"latency": worth[c], "drop": 0.0})
+
+    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
+    guess = Predictor(AXES, lambda c, m: worth[c] if m == "latency" else 0.0, GOAL.metrics)
+    s = Search(list(worth), GOAL, guess, store, measure, [plain, opener])
+    s.seconds, s.left = lambda _: 10.0, lambda: clock[0]
+    s.run(more=lambda: clock[0] > 0)
+    assert tuple(label for _, label in s.outcomes[1].candidate.point) == second
+    assert quick in s._tried()
+
+
 def test_a_search_resumed_with_another_budget_is_scored_by_that(tmp_path):
     s = search(tmp_path, lambda id, c: Measured(truth(c, random.Random(0))))
     s.run(more=lambda: True, limit=6)

@@ -86,7 +86,7 @@ class Search:
         count = 0
         # However little the effort, one candidate is measured: no verdict follows from none.
         while (limit is None or count < limit) and (more() or not self.outcomes):
-            if todo:
+            if todo and self._affordable(todo[0]):
                 candidate = todo.pop(0)
                 id = self.store.begin(candidate)
             else:
@@ -110,8 +110,7 @@ class Search:
         return {o.candidate for o in self.outcomes}
 
     def _next(self, turn: int) -> tuple[int, Candidate] | None:
-        tried = self._tried()
-        left = [c for c in self.candidates if c not in tried and self.seconds(c) <= self.left()]
+        left = self._open()
         if not left:
             return None
         if turn >= SAMPLER_FROM and turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:
@@ -120,20 +119,39 @@ class Search:
                 id, candidate = self.store.propose()
                 if candidate in known:
                     return id, candidate
-                why = "tried before" if candidate in tried else "not a valid combination"
+                why = "tried before" if candidate in self._tried() else "not a valid combination"
                 self.store.tell(id, "skipped", 0.0, {"reason": why, "proposal": True})
         candidate = self._most_promising(left)
         return self.store.begin(candidate), candidate
 
-    def _most_promising(self, open: list[Candidate]) -> Candidate:
-        """The most gain per second, unless it would leave too little time for the most gain."""
+    def _affordable(self, opener: Candidate) -> bool:
+        """Whether an opener leaves time for the candidate that promises most; the first one always
+        runs, for it shows how long a trial takes here.
+        """
+        others = [c for c in self._open() if c != opener]
+        if not self.outcomes or not others:
+            return True
+        deepest = others[int(self._expected(others).argmin())]
+        return self.seconds(opener) + self.seconds(deepest) <= self.left()
+
+    def _open(self) -> list[Candidate]:
+        """Candidates not tried yet that the time left allows."""
+        tried = self._tried()
+        return [c for c in self.candidates if c not in tried and self.seconds(c) <= self.left()]
+
+    def _expected(self, open: list[Candidate]) -> np.ndarray[Any, Any]:
+        """What each candidate is expected to score; lower is better."""
         estimates = {m: self.predictor.estimate(open, m) for m in self.goal.metrics}
-        scores = np.array(
+        return np.array(
             [
                 self.goal.expected({m: e[i] for m, e in estimates.items()}, KAPPA)
                 for i in range(len(open))
             ]
         )
+
+    def _most_promising(self, open: list[Candidate]) -> Candidate:
+        """The most gain per second, unless it would leave too little time for the most gain."""
+        scores = self._expected(open)
         best = self.best()
         deepest = int(scores.argmin())
         if best is None or scores[deepest] >= best.score:
