@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from paredown.artefact import load as load
     from paredown.errors import ParedownError as ParedownError
     from paredown.paring import down as down
-    from paredown.runtime.onnx_model import onnx_workload as onnx_workload
+    from paredown.runtime.onnx_workload import onnx_workload as onnx_workload
     from paredown.workload import Workload as Workload
 
 # name -> module it is imported from on first use, so that `import paredown` stays light.
@@ -19,7 +19,7 @@ _LAZY = {
     "ParedownError": "paredown.errors",
     "load": "paredown.artefact",
     "down": "paredown.paring",
-    "onnx_workload": "paredown.runtime.onnx_model",
+    "onnx_workload": "paredown.runtime.onnx_workload",
 }
 
 __all__ = ["ParedownError", "Workload", "__version__", "down", "load", "onnx_workload"]

@@ -76,7 +76,7 @@ def resolve(text: str, *, random_weights: bool = False) -> Workload:
         workload = hf.hf_workload(folder, random_weights=random_weights, asked=asked)
         digest = workload.source.sha256 if workload.source is not None else None
     elif kind == "onnx":
-        from paredown.runtime.onnx_model import from_reference
+        from paredown.runtime.onnx_workload import from_reference
 
         workload, digest = from_reference(text), sha256(split(text)[0])
     else:

@@ -11,7 +11,7 @@ from torch import nn
 from paredown import runtime
 from paredown.errors import CaptureError
 from paredown.graph.capture import capture
-from paredown.runtime.onnx_model import onnx_workload
+from paredown.runtime.onnx_workload import onnx_workload
 from paredown.workload import Workload
 
 

@@ -19,7 +19,7 @@ from paredown.errors import InputError, TargetError
 from paredown.graph.capture import capture
 from paredown.runtime.onnx_file import external
 from paredown.runtime.onnx_layers import OnnxConv, OnnxLinear
-from paredown.runtime.onnx_model import from_reference, onnx_workload
+from paredown.runtime.onnx_workload import from_reference, onnx_workload
 from paredown.workload import Workload
 
 Exported = tuple[Path, Any, tuple[torch.Tensor, ...]]

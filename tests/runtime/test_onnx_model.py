@@ -13,7 +13,8 @@ from torch import nn
 from paredown import runtime
 from paredown.errors import InputError, TargetError
 from paredown.runtime.gate import gate
-from paredown.runtime.onnx_model import OnnxModule, onnx_workload
+from paredown.runtime.onnx_model import OnnxModule
+from paredown.runtime.onnx_workload import onnx_workload
 from paredown.workload import Workload
 
 

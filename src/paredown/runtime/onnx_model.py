@@ -1,4 +1,4 @@
-"""A user's ``.onnx`` file as a workload: its layers as modules, run by ONNX Runtime.
+"""A user's ``.onnx`` file as a module: its layers as modules below it, run by ONNX Runtime.
 
 Numeric techniques act on the layers (`onnx_layers`); whatever else needs a torch module refuses
 (`needs_torch`).
@@ -21,16 +21,13 @@ from torch import nn
 from paredown.errors import InputError, LoweringError, NotApplicable, TargetError
 from paredown.graph.graph import Graph
 from paredown.graph.onnx import from_onnx
-from paredown.runtime import tree
 from paredown.runtime.backend import Asked
-from paredown.runtime.call import Call, describe
-from paredown.runtime.onnx_file import Port, external, ports, read
+from paredown.runtime.onnx_batch import joined, part
+from paredown.runtime.onnx_file import external, ports, read
 from paredown.runtime.onnx_layers import install, take_apart
 from paredown.runtime.onnx_render import asked_of, lowered, render
-from paredown.workload import Workload, as_call
-
-OPEN_BATCH = 1
-"""Size of a first dimension that the file leaves open, when no example inputs say otherwise."""
+from paredown.runtime.onnx_write import serialised
+from paredown.workload import Workload
 
 
 class OnnxModule(nn.Module):
@@ -133,10 +130,10 @@ class OnnxModule(nn.Module):
         watched = [p for p, m in self.layers().items() if m._forward_pre_hooks or m._forward_hooks]
         batch, count = self._batch(given)
         pieces = [
-            self._run(_part(given, start, batch, count), watched)
+            self._run(part(given, start, batch, count), watched)
             for start in range(0, count or 1, batch or 1)
         ]
-        out = pieces[0] if len(pieces) == 1 and batch == count else _joined(pieces, batch, count)
+        out = pieces[0] if len(pieces) == 1 and batch == count else joined(pieces, batch, count)
         return out[0] if len(out) == 1 else tuple(out)
 
     def _run(self, given: dict[str, torch.Tensor], watched: list[str]) -> list[torch.Tensor]:
@@ -149,7 +146,7 @@ class OnnxModule(nn.Module):
 
     def _opened(self, watched: tuple[str, ...]) -> Any:
         """The session of the layers as they are, on the threads torch has now, kept for reuse."""
-        from paredown.runtime.onnxruntime import serialised, session
+        from paredown.runtime.onnxruntime_session import session
 
         threads, changed = torch.get_num_threads(), self.changed
         key = _State(self, threads, watched)
@@ -166,7 +163,7 @@ class OnnxModule(nn.Module):
 
     def _file(self, threads: int) -> Any:
         """A session of the file itself; ``TargetError`` when ONNX Runtime refuses it."""
-        from paredown.runtime.onnxruntime import session
+        from paredown.runtime.onnxruntime_session import session
 
         try:
             return session(self.path, threads)
@@ -246,61 +243,6 @@ class _State:
     __hash__ = None  # type: ignore[assignment]
 
 
-def onnx_workload(
-    path: str | Path, inputs: Any = None, kwargs: dict[str, Any] | None = None, **fields: Any
-) -> Workload:
-    """A workload of an ONNX file; ``fields`` are `Workload`'s: ``evaluate``, ``calibration`` ...
-
-    ``inputs`` (a tensor, a tuple, or a dict by the file's names) fix every shape. Left out, random
-    ones are made from the declared shapes, an open batch being 1. Raises ``TargetError`` in one
-    line for a file that is missing, truncated or invalid, whose inputs are not tensors, or that
-    leaves other dimensions than the batch open; ``MissingExtra`` without onnx.
-    """
-    path = Path(path)
-    model = OnnxModule(path).eval()
-    if inputs is None and not kwargs:
-        args: tuple[Any, ...] = _example(model.takes, path)
-        model.made_up, by_name = "calibration" not in fields, {}
-    else:
-        args, by_name = as_call(inputs) if inputs is not None else ((), {})
-    by_name |= kwargs or {}
-    named: dict[str, Any] = {"name": path.stem, **fields}
-    return Workload(model, args, by_name, **named)
-
-
-def from_reference(text: str) -> Workload:
-    """The workload of ``model.onnx`` or ``model.onnx?NAME=1x3x224x224,...`` (input shapes)."""
-    file, _, query = text.partition("?")
-    shapes: dict[str, list[int]] = {}
-    for pair in filter(None, query.replace("&", ",").split(",")):
-        name, eq, dims = pair.partition("=")
-        try:
-            shapes[name] = [int(d) for d in dims.split("x")] if dims else []
-        except ValueError:
-            eq = ""
-        if not eq or any(d < 1 for d in shapes.get(name, [])):
-            raise TargetError(f"{text}: malformed shape {pair!r}, write {file}?NAME=1x3x224x224")
-    if not shapes:
-        return onnx_workload(file)
-    model = OnnxModule(Path(file)).eval()
-    unknown = set(shapes) - set(model.input_names)
-    if unknown:
-        known = ", ".join(model.input_names)
-        raise TargetError(f"{file} has no input {sorted(unknown)[0]!r}; it has {known}")
-    sized = [_sized(p, shapes.get(p.name), file) for p in model.takes]
-    model.made_up = True
-    return Workload(model, _example(sized, Path(file)), name=Path(file).stem)
-
-
-def described(workload: Workload) -> tuple[Call, list[torch.Tensor], dict[str, Asked]]:
-    """Call, example tensors and asked numbers of an ONNX workload, as `export` gives them."""
-    module: Any = workload.model
-    call, examples = describe(module, workload.inputs, workload.kwargs)
-    leaves: list[torch.Tensor] = []
-    call.output = tree.flatten(workload.call(), leaves, call.classes)
-    return call, examples, module.asked()
-
-
 def needs_torch(workload: Workload) -> str | None:
     """Why torch techniques cannot act on a workload, None when they can."""
     if isinstance(workload.model, OnnxModule):
@@ -312,43 +254,6 @@ def refuse_onnx(workload: Workload) -> None:
     """Raise ``NotApplicable`` for a workload that is an ONNX file."""
     if why := needs_torch(workload):
         raise NotApplicable(why)
-
-
-def _example(takes: list[Port], path: Path) -> tuple[torch.Tensor, ...]:
-    """Normal floats; zeros and ones for integers, which any table has."""
-    generator = torch.Generator().manual_seed(0)
-    out: list[torch.Tensor] = []
-    for port in takes:
-        open_ = [i for i, d in enumerate(port.shape) if d is None and i > 0]
-        if open_:
-            named = ", ".join(port.labels[i] or f"number {i}" for i in open_)
-            shape = "x".join(str(OPEN_BATCH if d is None else d) for d in port.shape)
-            raise TargetError(
-                f"{path} leaves dimension {named} of input {port.name!r} open: give its shape, as "
-                f"in '{path}?{port.name}={shape}', or example inputs: "
-                f"onnx_workload({str(path)!r}, inputs)"
-            )
-        shape = [OPEN_BATCH if d is None else d for d in port.shape]
-        if port.dtype.is_floating_point:
-            out.append(torch.randn(shape, generator=generator).to(port.dtype))
-        else:
-            out.append(torch.randint(0, 2, shape, generator=generator).to(port.dtype))
-    return tuple(out)
-
-
-def _sized(port: Port, shape: list[int] | None, file: str) -> Port:
-    """A port with the shape that was asked for; it must agree with what the file fixes."""
-    if shape is None:
-        return port
-    agrees = len(shape) == len(port.shape) and all(
-        d in (None, s) for d, s in zip(port.shape, shape, strict=True)
-    )
-    if not agrees:
-        fixed = "x".join("?" if d is None else str(d) for d in port.shape)
-        raise TargetError(
-            f"{file}: input {port.name!r} is {fixed}, not {'x'.join(map(str, shape))}"
-        )
-    return Port(port.name, port.dtype, tuple(shape), port.labels)
 
 
 def _watch(graph: Any, paths: Sequence[str]) -> None:
@@ -363,31 +268,6 @@ def _watch(graph: Any, paths: Sequence[str]) -> None:
         copied.input.append(nodes[path].input[0])
         copied.output.append(f"{path}/watched")
         graph.output.append(ValueInfoProto(name=copied.output[0]))
-
-
-def _part(
-    given: dict[str, torch.Tensor], start: int, batch: int, count: int
-) -> dict[str, torch.Tensor]:
-    """One piece of a call, padded with its last sample to the file's batch."""
-    if batch == count:
-        return given
-    out: dict[str, torch.Tensor] = {}
-    for name, t in given.items():
-        part = t[start : start + batch]
-        lack = batch - part.shape[0]
-        pad = [part[-1:].expand(lack, *part.shape[1:])] if lack else []
-        out[name] = torch.cat([part, *pad])
-    return out
-
-
-def _joined(pieces: list[list[torch.Tensor]], batch: int, count: int) -> list[torch.Tensor]:
-    """The outputs of all pieces, those of the padding dropped."""
-    out: list[torch.Tensor] = []
-    for parts in zip(*pieces, strict=True):
-        if not parts[0].ndim or parts[0].shape[0] != batch:
-            raise InputError(f"an output mixes the batch: call the file with its batch of {batch}")
-        out.append(torch.cat(parts)[:count])
-    return out
 
 
 _FUSED = frozenset(
@@ -407,13 +287,3 @@ def _quantized_by_others(model: Any) -> bool:
 
 def _short(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-__all__ = [
-    "OnnxModule",
-    "described",
-    "from_reference",
-    "needs_torch",
-    "onnx_workload",
-    "refuse_onnx",
-]

@@ -15,7 +15,8 @@ from paredown.errors import NotApplicable, RecipeError
 from paredown.graph.capture import capture
 from paredown.registry import BUILT_IN, technique
 from paredown.runtime.gate import gate
-from paredown.runtime.onnx_model import OnnxModule, onnx_workload
+from paredown.runtime.onnx_model import OnnxModule
+from paredown.runtime.onnx_workload import onnx_workload
 from paredown.search import shared
 from paredown.techniques.quantize.sensitivity import sensitivity
 from paredown.workload import Workload
