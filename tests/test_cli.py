@@ -34,6 +34,7 @@ OPTIONS = {
     f"--strict --accept --random-weights --seed {RUN}",
     "plan down": "--to --device --backend --only --without --keep --effort --threads --accept "
     f"--random-weights --seed {RUN}",
+    "plan memory": "--capacity --out --seconds",
     "check": f"--to --device --threads --accept --random-weights {RUN}",
     "show": "",
     "apply": f"--out --backend --threads --random-weights {RUN}",

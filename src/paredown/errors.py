@@ -76,6 +76,10 @@ class MeasurementError(ParedownError, RuntimeError):
     """A measurement is impossible or not believable here (a rate above the machine's peak, say)."""
 
 
+class Undecided(ParedownError, RuntimeError):
+    """A search ended with neither an answer nor the proof that there is none."""
+
+
 class DeviceError(InputError):
     """A device file is incomplete or inconsistent, or a device is unknown."""
 

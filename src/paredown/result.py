@@ -387,6 +387,41 @@ class NativePlanDoc(Document):
     build_s: float
 
 
+class PlacedBuffer(Record):
+    """A buffer that lives in steps ``lower <= t < upper``, and its place in bytes."""
+
+    id: str
+    lower: int
+    upper: int
+    size: int
+    offset: int
+
+
+class MemoryPlanDoc(Document):
+    """What ``pare plan memory`` writes.
+
+    ``certificate``: ``optimal`` (no arena is smaller), ``bound`` (it fits; a smaller one was
+    neither found nor excluded), ``no room`` (proven; ``buffers`` then are the nearest plan).
+    """
+
+    kind: Literal["plan-memory"] = "plan-memory"
+    source: str
+    capacity_bytes: int
+    arena_bytes: int
+    lower_bound_bytes: int
+    certificate: Literal["optimal", "bound", "no room"]
+    proof: str
+    load_bytes: int
+    """The most bytes alive at once, at ``peak_step`` the first time."""
+    peak_step: int
+    at_peak: list[str]
+    """Buffers alive there, the largest first."""
+    greedy_bytes: int
+    nodes: int
+    buffers: list[PlacedBuffer]
+    out: str | None = None
+
+
 class ZooDoc(Document):
     """What ``pare zoo`` writes."""
 

@@ -25,6 +25,7 @@ app = typer.Typer(
 plan = typer.Typer(no_args_is_help=True, help="What a verb would do, before any compute.")
 plan.command("down")(work.plan_down)
 plan.command("native")(work.plan_native)
+plan.command("memory")(work.plan_memory)
 
 VERBS = (
     work.profile,

@@ -49,12 +49,14 @@ def run(work: Callable[[], object], *, json: str | None) -> int:
 
 def code_of(doc: object) -> int:
     """The exit code of a finished verb, by its document."""
-    from paredown.result import EXIT_CODES, CheckDoc, DownDoc
+    from paredown.result import EXIT_CODES, CheckDoc, DownDoc, MemoryPlanDoc
 
     if isinstance(doc, DownDoc):
         return INTERRUPTED if doc.interrupted else EXIT_CODES[doc.verdict]
     if isinstance(doc, CheckDoc):
         return 0 if doc.met else 1
+    if isinstance(doc, MemoryPlanDoc):
+        return 1 if doc.certificate == "no room" else 0
     return 0
 
 

@@ -107,6 +107,21 @@ def plan_native(
     finish("verbs:plan_native", locals())
 
 
+def plan_memory(
+    buffers: Annotated[
+        str, typer.Argument(help="a CSV file: id,lower,upper,size", metavar="BUFFERS.csv")
+    ],
+    capacity: Annotated[int, typer.Option("--capacity", min=0, help="bytes of the arena")],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="write the plan here")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="to search")] = 10.0,
+    json: Json = None,
+) -> None:
+    """Place buffers in one arena, or prove that they have no room (exit code 1)."""
+    finish("verbs:plan_memory", locals(), listen=True)
+
+
 def check(
     target: Target,
     to: To,

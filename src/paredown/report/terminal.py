@@ -13,6 +13,7 @@ from rich.text import Text
 from paredown.figure import Figure
 from paredown.report import listings, network_tables, tables, units, words
 from paredown.report.cells import known, legend, table
+from paredown.report.memory_plan import memory_plan
 from paredown.report.native_plan import native_plan
 from paredown.result import (
     CardsDoc,
@@ -23,6 +24,7 @@ from paredown.result import (
     DoctorDoc,
     Document,
     DownDoc,
+    MemoryPlanDoc,
     NativePlanDoc,
     PapersDoc,
     PlanDoc,
@@ -330,6 +332,7 @@ _RENDER: dict[type[Document], Callable[[Any], list[RenderableType]]] = {
     TechniquesDoc: lambda d: _padded(listings.techniques(d, table)),
     PapersDoc: lambda d: _padded(listings.papers(d, table)),
     NativePlanDoc: lambda d: _padded(native_plan(d, table)),
+    MemoryPlanDoc: memory_plan,
     ZooDoc: lambda d: _padded(listings.zoo(d, table)),
     CardsDoc: lambda d: _padded(listings.cards(d, table, known)),
     DoctorDoc: lambda d: _padded(listings.doctor(d, table)),

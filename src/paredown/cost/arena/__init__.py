@@ -1,0 +1,8 @@
+"""Places in one arena: heuristics, the exact optimum, its certificate, buffers of real networks."""
+
+from __future__ import annotations
+
+from paredown.cost.arena.problem import Buffer, Placement, Problem, overlaps, peak_step
+from paredown.cost.arena.solve import place
+
+__all__ = ["Buffer", "Placement", "Problem", "overlaps", "peak_step", "place"]

@@ -1,0 +1,67 @@
+"""Places by order and fit: fast, never certain. Greedy-by-size (arXiv:2001.03288) is one of them.
+
+Each order puts one buffer after the other where it fits among those placed before: at the lowest
+free offset, or in the smallest gap that holds it (best fit, as the offset calculation of the paper
+does it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from paredown.cost.arena.problem import Problem
+
+Key = Callable[[int], tuple[float, ...]]
+
+
+def orders(p: Problem) -> dict[str, list[int]]:
+    """Orders by name; ``size`` is greedy-by-size: the largest first, equal ones by start."""
+    width = [b - a for a, b in zip(p.start, p.stop, strict=True)]
+    # The load of the fullest section that a buffer lives in: what is tight is placed early.
+    tight = [max(p.loads[a:b], default=0) for a, b in zip(p.start, p.stop, strict=True)]
+    keys: dict[str, Key] = {
+        "size": lambda i: (-p.size[i], p.start[i]),
+        "area": lambda i: (-p.size[i] * width[i], -p.size[i]),
+        "lifetime": lambda i: (-width[i], -p.size[i]),
+        "tight, size": lambda i: (-tight[i], -p.size[i], p.start[i]),
+        "tight, lifetime": lambda i: (-tight[i], -width[i], -p.size[i]),
+        "tight, area": lambda i: (-tight[i], -p.size[i] * width[i]),
+        "start": lambda i: (p.start[i], -width[i], -p.size[i]),
+        "end": lambda i: (-p.stop[i], -width[i], -p.size[i]),
+    }
+    every = range(len(p.size))
+    return {name: sorted(every, key=key) for name, key in keys.items()}
+
+
+def fill(p: Problem, order: Sequence[int], *, best_fit: bool = False) -> list[int]:
+    """Offsets by index: each buffer of ``order`` in a gap over its whole lifetime.
+
+    The lowest gap that is large enough, or with ``best_fit`` the smallest such gap; above all of
+    its neighbours where there is none.
+    """
+    offsets = [-1] * len(p.size)
+    for i in order:
+        taken = sorted((offsets[j], offsets[j] + p.size[j]) for j in p.beside[i] if offsets[j] >= 0)
+        size, at = p.size[i], 0
+        best: tuple[int, int] | None = None
+        for low, high in taken:
+            gap = low - at
+            if gap >= size and (best is None or gap < best[0]):
+                best = (gap, at)
+                if not best_fit:
+                    break
+            at = max(at, high)
+        offsets[i] = best[1] if best is not None else at
+    return offsets
+
+
+def by_size(p: Problem) -> list[int]:
+    """Greedy-by-size: what runtimes ship, and what a placement here is never worse than."""
+    return fill(p, orders(p)["size"])
+
+
+def candidates(p: Problem) -> Iterator[tuple[str, list[int]]]:
+    """Every order with both fits, greedy-by-size first."""
+    for name, order in orders(p).items():
+        for best_fit in (False, True):
+            yield f"{name}{', best fit' if best_fit else ''}", fill(p, order, best_fit=best_fit)
