@@ -5,7 +5,7 @@
 For each network: pare it down for latency alone under `drop <= 1%`, then time the result, loaded
 back from disk, interleaved with eager, inductor, ONNX Runtime, OpenVINO f32 and bf16, and OpenVINO
 int8 as NNCF makes it. A peer whose drop on the held-out examples exceeds 1 % is printed but does
-not count as best.
+not count as best. Networks that FILE holds from the same machine and that are not named stay in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from paredown import artefact, quality, runtime
 from paredown.measure.child import Jobs, Limits
 from paredown.measure.compare import interleave
-from paredown.measure.fingerprint import fingerprint
+from paredown.measure.fingerprint import Fingerprint, fingerprint
 from paredown.paring import down
 from paredown.recipe import parse_inline
 from paredown.recipe import run as apply
@@ -186,8 +186,9 @@ def main() -> None:
     options = parser.parse_args()
     from paredown.report.progress import on_stderr
 
-    networks: list[dict[str, Any]] = []
-    for name in options.networks.split(","):
+    names = options.networks.split(",")
+    networks = kept(options.json, names)
+    for name in names:
         target = f"{HERE / 'nets.py'}:{name}"
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch:
@@ -215,6 +216,8 @@ def main() -> None:
                 "rows": rows,
                 "trials": len(result.doc.trials),
                 "seconds": round(time.monotonic() - start, 1),
+                "date": datetime.date.today().isoformat(),
+                "command": " ".join(["python", *sys.argv]),
             }
         )
         # After each network: an hour's run cut off keeps what it has.
@@ -225,12 +228,20 @@ def main() -> None:
     print(reached(networks))
 
 
+def kept(file: Path | None, names: list[str]) -> list[dict[str, Any]]:
+    """Results in ``file`` that were measured on this machine and are not measured anew."""
+    if file is None or not file.exists():
+        return []
+    body = json.loads(file.read_text())
+    if Fingerprint.model_validate(body["machine"]).key != fingerprint().key:
+        return []
+    return [n for n in body["networks"] if n["network"] not in names]
+
+
 def document(networks: list[dict[str, Any]]) -> dict[str, Any]:
     """The results with this machine's fingerprint."""
     return {
         "schema": 1,
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
         "machine": fingerprint().model_dump(),
         "reached": reached(networks),
         "networks": networks,

@@ -54,8 +54,15 @@ trials (scikit-learn alone takes 2 s)."""
 
 
 def needed() -> list[str]:
-    """Modules of `FORK_SAFE` packages that resolving the target has imported here."""
-    return sorted(m for m in sys.modules if m.partition(".")[0] in FORK_SAFE)
+    """Public modules of `FORK_SAFE` packages that resolving the target has imported here; they
+    import their private ones themselves.
+    """
+
+    def public(name: str) -> bool:
+        top, *parts = name.split(".")
+        return top in FORK_SAFE and not any(p.startswith("_") for p in parts)
+
+    return sorted(m for m in sys.modules if public(m))
 
 
 @dataclass
