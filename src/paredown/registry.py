@@ -19,6 +19,7 @@ BUILT_IN = {
     "dynamic-int8": "paredown.techniques.quantize.dynamic_int8:DynamicInt8",
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",
+    "token-merging": "paredown.techniques.tokens.merging:TokenMerging",
     "low-rank": "paredown.techniques.factorize.low_rank:LowRank",
     "recover": "paredown.techniques.distill.recover:Recover",
 }

@@ -24,6 +24,7 @@ MODULES = (
     "paredown.runtime.quantized",
     "paredown.runtime.casts",
     "paredown.runtime.forms_lowrank",
+    "paredown.runtime.token_merging",
 )
 
 

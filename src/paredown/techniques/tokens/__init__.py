@@ -1,0 +1,1 @@
+"""Techniques that carry fewer tokens through a transformer."""
