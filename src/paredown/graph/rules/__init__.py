@@ -11,6 +11,7 @@ from paredown.graph.rules import (
     attention,
     conv,
     matmul,
+    moves,
     optimizer,
     pointwise,
     quantized,
@@ -33,8 +34,8 @@ FAMILIES: dict[str, dict[str, Rule]] = {
     "resample": reduce.RESAMPLE,
     "scatter": reduce.SCATTER,
     "transform": reduce.FFT,
-    "creation": pointwise.CREATION,
-    "copy": pointwise.COPY,
+    "creation": moves.CREATION,
+    "copy": moves.COPY,
 }
 """Kind of operator -> its rules. The kind also picks the efficiency in `cost`."""
 

@@ -6,7 +6,8 @@ from math import prod
 
 from paredown.graph.rules.call import Call, Rule, Unpriceable, Work, numel
 from paredown.graph.rules.conv import conv_macs
-from paredown.graph.rules.pointwise import copy, per_input, per_output
+from paredown.graph.rules.moves import copy
+from paredown.graph.rules.per_element import per_input, per_output
 
 
 def _packed_linear(extra: int) -> Rule:
@@ -170,7 +171,9 @@ POINTWISE: dict[str, Rule] = {
     "quantized_decomposed::choose_qparams_per_token": per_input(2),
     "quantized_decomposed::choose_qparams_symmetric": per_input(2),
     "paredown::dynamic_quantize": per_input(6),
+    "paredown::dynamic_quantize_rows": per_input(6),
     "paredown::dequantize_groups": dequantize_groups,
+    "paredown::dequantize_nf4": per_output(4),
     "paredown::embedding_groups": embedding_groups,
     **dict.fromkeys(
         (

@@ -6,7 +6,7 @@ from math import ceil, log2, prod
 from typing import Any
 
 from paredown.graph.rules.call import Call, Rule, Unpriceable, Work, inputs, numel, outputs
-from paredown.graph.rules.pointwise import names, per_input, per_output
+from paredown.graph.rules.per_element import names, per_input, per_output
 
 # -- reductions -----------------------------------------------------------------------------------
 
