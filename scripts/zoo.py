@@ -1,24 +1,47 @@
 """Count the networks: write src/paredown/zoo/counts.json and the table in docs/zoo.md.
 
-Only networks that have no count yet are counted; ``--all`` counts all anew, ``--check`` writes
-nothing and returns 1 where a file is not current (by the kept counts; a test counts anew).
+Only networks that have no count yet are counted; names given as arguments are counted anew, with
+``--all`` every one. ``--check`` writes nothing and returns 1 where a file is not current (by the
+kept counts; a test counts anew). Runs at the same time wait for each other, and each reads the
+networks and the counts only when it is alone, so none loses what another counted.
 """
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from paredown.zoo import _count, names, rows, variant
+from paredown.files import write_text
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "zoo.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "zoo.md"
+COUNTS = ROOT / "src" / "paredown" / "zoo" / "counts.json"
 BEGIN, END = "<!-- table: scripts/zoo.py -->", "<!-- end of table -->"
 
 
-def counts(*, anew: bool) -> str:
-    """The text of the counts file."""
-    kept = {} if anew or not _count.COUNTS.exists() else json.loads(_count.COUNTS.read_text())
+@contextmanager
+def alone() -> Iterator[None]:
+    """Holds the folder of the counts against other runs; the lock ends with the process."""
+    held = os.open(COUNTS.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def counts(anew: set[str]) -> str:
+    """The text of the counts file; ``anew`` are counted whatever is kept of them."""
+    from paredown.zoo import _count, names
+
+    kept = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    kept = {n: v for n, v in kept.items() if n not in anew}
     found = {n: list(kept.get(n) or _count.count(n)) for n in names()}
     lines = [f"  {json.dumps(n)}: {json.dumps(found[n])}" for n in sorted(found)]
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -26,6 +49,8 @@ def counts(*, anew: bool) -> str:
 
 def table() -> str:
     """The page's table: every network, grouped by paper."""
+    from paredown.zoo import rows
+
     head = "| network | input | parameters | published | MACs | published | published by |"
     lines = [head, "|---|---|---:|---:|---:|---:|---|"]
     for r in sorted(rows(), key=lambda r: (r.paper.startswith("arXiv"), r.paper, r.params)):
@@ -46,19 +71,22 @@ def page(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write both files; with ``--check`` only compare."""
-    wanted = counts(anew="--all" in arguments)
-    if "--check" not in arguments:
-        _count.COUNTS.write_text(wanted)
-    there = _count.COUNTS.read_text() if _count.COUNTS.exists() else ""
-    text = PAGE.read_text()
-    if "--check" in arguments:
-        stale = [str(p) for p, ok in ((_count.COUNTS, wanted == there), (PAGE, page(text) == text))
-                 if not ok]  # fmt: skip
-        if stale:
-            print(f"not current: {', '.join(stale)}; run scripts/zoo.py", file=sys.stderr)
-        return 1 if stale else 0
-    PAGE.write_text(page(text))
-    unknown = sorted(n for n in names() if variant(n).paper_params is None)
+    with alone():
+        zoo = importlib.import_module("paredown.zoo")
+        asked = {a for a in arguments if not a.startswith("--")}
+        for name in asked:
+            zoo.variant(name)
+        wanted = counts(set(zoo.names()) if "--all" in arguments else asked)
+        text = PAGE.read_text()
+        if "--check" in arguments:
+            current = {COUNTS: wanted == COUNTS.read_text(), PAGE: page(text) == text}
+            stale = [str(path) for path, ok in current.items() if not ok]
+            if stale:
+                print(f"not current: {', '.join(stale)}; run scripts/zoo.py", file=sys.stderr)
+            return 1 if stale else 0
+        write_text(COUNTS, wanted)
+        write_text(PAGE, page(text))
+    unknown = sorted(n for n in zoo.names() if zoo.variant(n).paper_params is None)
     if unknown:
         print(f"without a published count: {', '.join(unknown)}")
     return 0

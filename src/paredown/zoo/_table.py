@@ -13,6 +13,7 @@ from paredown.zoo import (
     _rows_hybrids,
     _rows_papers,
     _rows_tasks,
+    _rows_tokenizers,
     _rows_tokens,
     _rows_volumes,
 )
@@ -29,6 +30,7 @@ NETWORKS: dict[str, Variant] = {
     **_rows_tasks.ROWS,
     **_rows_volumes.ROWS,
     **_rows_tokens.ROWS,
+    **_rows_tokenizers.ROWS,
 }
 
 

@@ -32,6 +32,13 @@ LAYOUTS: dict[str, dict[str, str]] = {
         "timm": "_layouts_convnets:convnext_timm",
         "authors": "_layouts_convnets:convnext_authors",
     },
+    "GhostNetV2": {"timm": "_layouts_timm:ghostnetv2"},
+    "InceptionNeXt": {"timm": "_layouts_timm:inceptionnext"},
+    "Inception": {"timm": "_layouts_timm:inception"},
+    "ConViT": {"timm": "_layouts_timm:convit"},
+    "UniRepLKNet": {"authors": "_layouts_kernels:unireplknet"},
+    "OverLoCK": {"authors": "_layouts_kernels:overlock"},
+    "FFNet": {"authors": "_layouts_kernels:ffnet"},
     "FasterNet": {"timm": "_layouts_convnets:fasternet_timm"},
     "ViT": {"timm": "_layouts_transformers:vit"},
     "Swin": {
@@ -46,6 +53,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "DRCT": {"authors": "_layouts_hybrids:drct"},
     "DiCo": {"authors": "_layouts_hybrids:dico"},
     "LeYOLO": {"authors": "_layouts_hybrids:leyolo"},
+    "ViTok": {"authors": "_layouts_tokenizers:vitok"},
+    "SdVae": {"diffusers": "_layouts_tokenizers:sd_vae"},
 }
 # What public files hold beside the weights: made anew here, or only counted while training.
 LEFT_OUT = ("relative_position_index", "attn_mask", "num_batches_tracked")
