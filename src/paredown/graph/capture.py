@@ -20,8 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from paredown.errors import CaptureError
 from paredown.graph import rules
 from paredown.graph.graph import Graph
+from paredown.graph.lines import last_user_line
 from paredown.graph.mend import as_on_the_device
-from paredown.graph.record import Recorder, last_user_line
+from paredown.graph.record import Recorder
 from paredown.graph.tensors import Faker, held, materialise, replace_tensors, walk
 from paredown.graph.train import training_step
 from paredown.workload import Workload

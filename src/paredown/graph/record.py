@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 import weakref
 from functools import partial
 from types import FrameType
@@ -23,6 +21,8 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from paredown.graph.graph import Graph, Kind, Node, Phase, Ref, Storage, Tensor
+from paredown.graph.lines import user_line
+from paredown.graph.memory import bytes_of, has_storage, nnz_of, place_of
 from paredown.graph.mend import FILLED, MENDED
 from paredown.graph.tensors import (
     KNOWN,
@@ -30,51 +30,12 @@ from paredown.graph.tensors import (
     held_packed,
     know,
     packed_weight,
-    stored_values,
     walk,
 )
 from paredown.workload import Workload
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_MODELS = tuple(_OURS + d + os.sep for d in ("zoo", "nn", "workloads", "apps"))
-_user_files: dict[str, bool] = {}
-
 _MARK = "paredown.module"
 """Key under which an autograd node remembers the module that made it."""
-
-
-def is_user_file(name: str) -> bool:
-    """Whether a file is model code: not torch, and of paredown only its own networks."""
-    known = _user_files.get(name)
-    if known is None:
-        inside = name.startswith((_TORCH, _OURS)) and not name.startswith(_MODELS)
-        known = not inside and not name.startswith("<") and os.sep in name
-        _user_files[name] = known
-    return known
-
-
-def user_line(frame: FrameType | None, stop: FrameType | None) -> str | None:
-    """``file.py:12`` of the innermost frame of model code inside ``stop``."""
-    while frame is not None and frame is not stop:
-        if is_user_file(frame.f_code.co_filename):
-            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        frame = frame.f_back
-    return None
-
-
-def last_user_line(e: BaseException, inside: str) -> str:
-    """The innermost line of the user's code in a traceback below the file ``inside``.
-
-    `` at file.py:12: `text` ``, or nothing when no such frame is there.
-    """
-    frames = traceback.extract_tb(e.__traceback__)
-    below = max((i for i, f in enumerate(frames) if f.filename == inside), default=-1)
-    mine = [f for f in frames[below + 1 :] if is_user_file(f.filename)]
-    if not mine:
-        return ""
-    last = mine[-1]
-    return f" at {os.path.basename(last.filename)}:{last.lineno}: `{last.line or last.name}`"
 
 
 def op_name(func: Any) -> str:
@@ -261,7 +222,7 @@ class Recorder(TorchDispatchMode):
         known = self._by_object.get(id(t))
         if known is not None and known[0]() is t:
             return known[1]
-        place = _place(t)
+        place = place_of(t)
         return None if place is None else self._by_place.get(place)
 
     def _add(
@@ -277,10 +238,10 @@ class Recorder(TorchDispatchMode):
         tid = len(self._tensors)
         dtype = str(t.dtype).removeprefix("torch.")
         shape = tuple(int(d) for d in t.shape)
-        nnz = _nnz(t)
-        self._tensors[tid] = Tensor(tid, shape, dtype, _nbytes(t), storage, kind, name, nnz)
+        nnz = nnz_of(t)
+        self._tensors[tid] = Tensor(tid, shape, dtype, bytes_of(t), storage, kind, name, nnz)
         self._by_object[id(t)] = (weakref.ref(t), tid)
-        place = _place(t)
+        place = place_of(t)
         if place is not None:
             self._by_place[place] = tid
         return tid
@@ -297,7 +258,7 @@ class Recorder(TorchDispatchMode):
             self._live[address] = (base, weakref.ref(owner, partial(self._gone, address)))
             return base
         sid = len(self._storages)
-        nbytes = owner.nbytes() if plain else _nbytes(t)
+        nbytes = owner.nbytes() if plain else bytes_of(t)
         self._storages[sid] = Storage(sid, int(nbytes), kind, created)
         self._live[address] = (sid, weakref.ref(owner, partial(self._died, address, sid)))
         return sid
@@ -326,34 +287,6 @@ class Recorder(TorchDispatchMode):
             outputs=tuple(t for t in found if t is not None),
             modules=modules,
         )
-
-
-def has_storage(t: torch.Tensor) -> bool:
-    """Whether a tensor is strided memory: sparse, compressed and oneDNN-packed ones are not."""
-    return t.layout == torch.strided and not t.is_mkldnn
-
-
-def _place(t: torch.Tensor) -> tuple[Any, ...] | None:
-    """What identifies a tensor whose Python object is gone: an alias made by autograd, say."""
-    if not has_storage(t):
-        return None
-    s = t.untyped_storage()
-    return (s._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
-
-
-def _nnz(t: torch.Tensor) -> int | None:
-    return None if t.layout == torch.strided or t.is_mkldnn else stored_values(t)
-
-
-def _nbytes(t: torch.Tensor) -> int:
-    """Bytes of a dense tensor, or of a sparse one's values and indices."""
-    if t.layout == torch.strided or t.is_mkldnn:
-        return int(t.numel()) * t.element_size()
-    count = max(stored_values(t), 0)
-    if t.layout == torch.sparse_coo:
-        return count * (t.element_size() + 8 * t.sparse_dim())
-    rows = t.shape[-2] if t.layout in (torch.sparse_csr, torch.sparse_bsr) else t.shape[-1]
-    return count * (t.element_size() + 8) + 8 * (int(rows) + 1)
 
 
 def _mark(obj: Any, path: str) -> None:
