@@ -1,12 +1,14 @@
 """What each paper's MACs promise and what this CPU delivers: every network of the zoo in one table.
 
-    python benchmarks/zoo.py [--only resnet50,vit-s] [--backend openvino] [--seconds 6]
-        [--json benchmarks/results/zoo.json]
+    python benchmarks/zoo.py [--only resnet50,vit-s] [--skip dico-h,maxim-m3] [--most 150]
+        [--backend openvino] [--seconds 2] [--minutes 30] [--json benchmarks/results/zoo.json]
 
 Latency (batch 1, the paper's input, untrained fp32 weights), peak memory, parameters, MACs and the
 latency predicted for this machine. The backend's outputs are compared with eager before its time
-counts. One network after the other, each in a process of its own; the file is written after each,
-and a later run goes on where one stopped. Run it on a quiet machine.
+counts. One network after the other, each in a process of its own: first the smallest of every
+paper, then the others. The file is written after each, so a run that is stopped (or out of
+``--minutes``) is gone on with by the next. Networks that are left out are rows with their reason.
+Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from paredown import zoo
 from paredown.errors import ParedownError
+from paredown.files import write_text
+from paredown.result import ZooRow
 
 RESULTS = Path(__file__).parent / "results" / "zoo.json"
 
@@ -57,27 +62,63 @@ def predicted(name: str, backend: str) -> dict[str, Any]:
     return price(graph, device.load("this"), backend=backend).latency.model_dump(mode="json")
 
 
-def measured(name: str, backend: str, threads: int, seconds: float) -> dict[str, Any]:
-    """One row of the table."""
+def timed(name: str, backend: str, threads: int, seconds: float) -> tuple[Any, int | None]:
+    """The comparison of one network with itself, and its bytes where torch tells; in a child."""
     from paredown.measure import memory
-    from paredown.measure.child import Jobs
-    from paredown.sidebyside import Subject, compare
+    from paredown.measure.compare import Timed, interleave
+    from paredown.sidebyside import Subject, ready
 
-    row = zoo.row(name).model_dump(mode="json")
+    executable, workload = ready(Subject(name, target=f"zoo:{name}", backend=backend), threads)
+    found = interleave([(name, Timed(executable, workload))], seconds=seconds)
+    if backend not in memory.TORCH:
+        return found, None
+    return found, memory.torch_total(executable, workload.inputs, workload.kwargs)
+
+
+def measured(row: ZooRow, asked: argparse.Namespace, jobs: Any) -> dict[str, Any]:
+    """One row of the table."""
+    from paredown import figure
+    from paredown.measure import memory
+    from paredown.measure.child import Limits
+
+    name, backend, threads = row.name, asked.backend, asked.threads
     if backend != "eager":
-        Jobs().run(gated, name, backend, threads)
-    subject = Subject(name, target=f"zoo:{name}", backend=backend)
-    found = compare([subject], threads=threads, seconds=seconds)
-    peak = memory.measure(load, name, backend, threads, backend=backend)
+        jobs.run(gated, name, backend, threads)
+    found, held = jobs.run(
+        timed, name, backend, threads, asked.seconds, limits=Limits.default(asked.limit)
+    )
+    if held is None:
+        peak = memory.measure(load, name, backend, threads, backend=backend)
+    else:
+        peak = figure.measured(held, "B", n=1)
     latency = found[name].latency
     return {
-        **row,
+        **row.model_dump(mode="json"),
         "latency": latency.model_dump(mode="json"),
         "a_a_ratio": found.a_a.model_dump(mode="json"),
-        "macs_per_s": row["macs"] / latency.known(),
+        "macs_per_s": row.macs / latency.known(),
         "peak_memory": peak.model_dump(mode="json"),
         "predicted": predicted(name, backend),
     }
+
+
+def ordered(rows: list[ZooRow]) -> list[ZooRow]:
+    """The smallest of every paper first, then the second smallest, and so on."""
+    by_work = sorted(rows, key=lambda r: (r.macs, r.name))
+    place: dict[str, int] = {}
+    ranks: dict[str, int] = {}
+    for r in by_work:
+        ranks[r.name] = place[r.paper] = place.get(r.paper, -1) + 1
+    return sorted(by_work, key=lambda r: (ranks[r.name], r.macs))
+
+
+def left_out(row: ZooRow, asked: argparse.Namespace) -> str | None:
+    """Why a network is not measured, or None."""
+    if row.name in (asked.skip.split(",") if asked.skip else ()):
+        return asked.why
+    if asked.most is not None and row.macs > asked.most * 1e9:
+        return f"more than {asked.most:g} GMACs: the protocol's 36 runs take too long here"
+    return None
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -87,8 +128,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for r in sorted(rows, key=lambda r: r["macs"]):
-        if "failed" in r:
-            lines.append(f"| {r['name']} | {r['macs'] / 1e9:.3f} G | | {r['failed']} | | | |")
+        why = r.get("failed") or r.get("skipped")
+        if why:
+            lines.append(f"| {r['name']} | {r['macs'] / 1e9:.3f} G | | {why} | | | |")
             continue
         taken, guess, peak = (r[k]["value"] for k in ("latency", "predicted", "peak_memory"))
         ratio = f"{guess / taken:.2f}" if guess is not None else "n/a"
@@ -100,19 +142,30 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """Measure what is not in the file yet, then print the table."""
+def arguments() -> argparse.Namespace:
+    """What is asked on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="networks, comma-separated (all)")
+    parser.add_argument("--skip", help="networks to leave out, comma-separated")
+    parser.add_argument("--why", default="left out by --skip", help="the reason of --skip")
+    parser.add_argument("--most", type=float, help="leave out networks of more GMACs")
     parser.add_argument("--backend", default="eager")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of timing per network")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of timing per network")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one network")
+    parser.add_argument("--minutes", type=float, help="begin no network after so many")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, default=RESULTS)
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure what is not in the file yet, then print the table."""
+    asked = arguments()
+    from paredown.measure.child import Jobs
     from paredown.measure.fingerprint import fingerprint
 
     names = asked.only.split(",") if asked.only else zoo.names()
-    for name in names:
+    for name in [*names, *(asked.skip.split(",") if asked.skip else ())]:
         zoo.variant(name)
     setup = {"backend": asked.backend, "threads": asked.threads}
     doc: dict[str, Any] = {**setup, "rows": []}
@@ -122,19 +175,24 @@ def main() -> int:
             print(f"{asked.json} is of another backend or thread count", file=sys.stderr)
             return 2
     doc["fingerprint"] = fingerprint().model_dump(mode="json")
-    done = {r["name"] for r in doc["rows"] if "failed" not in r}
-    for name in names:
-        if name in done:
-            continue
-        try:
-            row = measured(name, asked.backend, asked.threads, asked.seconds)
-        except ParedownError as e:
-            row = {"name": name, "macs": zoo.row(name).macs, "failed": str(e)}
-        doc["rows"] = [r for r in doc["rows"] if r["name"] != name] + [row]
-        part = asked.json.with_suffix(".part")
-        part.write_text(json.dumps(doc, indent=1) + "\n")
-        part.replace(asked.json)
-        print(name, row.get("failed") or f"{row['latency']['value'] * 1e3:.2f} ms", flush=True)
+    done = {r["name"] for r in doc["rows"] if "latency" in r}
+    start, jobs = time.monotonic(), Jobs()
+    for row in ordered([r for r in zoo.rows() if r.name in names and r.name not in done]):
+        if asked.minutes is not None and time.monotonic() - start > 60 * asked.minutes:
+            print(f"{asked.minutes:g} minutes are over; run again to go on", file=sys.stderr)
+            break
+        why = left_out(row, asked)
+        if why:
+            found = {"name": row.name, "macs": row.macs, "skipped": why}
+        else:
+            try:
+                found = measured(row, asked, jobs)
+            except ParedownError as e:
+                found = {"name": row.name, "macs": row.macs, "failed": str(e)}
+        doc["rows"] = [r for r in doc["rows"] if r["name"] != row.name] + [found]
+        write_text(asked.json, json.dumps(doc, indent=1) + "\n")
+        said = found.get("failed") or found.get("skipped")
+        print(row.name, said or f"{found['latency']['value'] * 1e3:.2f} ms", flush=True)
     print(table([r for r in doc["rows"] if r["name"] in names]))
     return 0
 

@@ -47,7 +47,11 @@ def measure(load: Load, *args: Any, backend: str, limits: Limits | None = None) 
 
 
 def _torch_total(load: Load, args: tuple[Any, ...]) -> int:
-    executable, inputs, kwargs = load(*args)
+    return torch_total(*load(*args))
+
+
+def torch_total(executable: Executable, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Bytes of the weights and arena an executable of :data:`TORCH` holds, and of one warm run."""
     weights = executable.weight_bytes()
     if weights is None:
         raise CandidateFailed(f"{executable.backend} does not tell the bytes of its weights")

@@ -1,4 +1,4 @@
-"""Names of released tensors of large-kernel networks (UniRepLKNet, OverLoCK, FFNet): the authors'.
+"""The authors' names of released tensors: UniRepLKNet, OverLoCK, FFNet, SimpleNet.
 
 As in `_layouts_convnets`. Both the form to train, with its branches, and the merged one are named.
 """
@@ -11,6 +11,7 @@ from paredown.nn.reparam import DilatedReparamConv, RepConv
 from paredown.zoo._layouts_convnets import Pairs, conv_norm
 from paredown.zoo.ffnet import FFBlock, FFNet
 from paredown.zoo.overlock import OverLoCK
+from paredown.zoo.simplenet import SimpleNet
 from paredown.zoo.unireplknet import UniRepLKNet
 
 
@@ -133,6 +134,24 @@ def ffnet(model: FFNet) -> Pairs:
             yield f"{ours}.scale2.gamma", f"{channel}.layer_scale"
     yield "norm", "norm"
     yield "head.2", "head"
+
+
+def simplenet(model: SimpleNet) -> Pairs:
+    """The authors: ``features.4`` (every layer counts, dropout and pools too), ``classifier``.
+
+    In the networks for CIFAR the convolution before a pool has no dropout behind it.
+    """
+    stages, at = list(model.stages.children()), 0
+    for s, stage in enumerate(stages):
+        at += 2 if s else 0
+        convs = [i for i, m in enumerate(stage.children()) if isinstance(m, nn.Conv2d)]
+        for i in convs:
+            yield f"stages.{s}.{i}", f"features.{at}"
+            yield f"stages.{s}.{i + 1}", f"features.{at + 1}"
+            # The early port's extra pool was put behind a convolution that kept its dropout.
+            kept = len(stages) == 3 or (len(stages) == 6 and s == 3)
+            at += 3 if i == convs[-1] and not kept else 4
+    yield "head", "classifier"
 
 
 def _rep(conv: nn.Module, ours: str, theirs: str) -> Pairs:

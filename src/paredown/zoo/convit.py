@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from paredown.errors import InputError, UnknownName
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.embed import PatchEmbed, patches
-from paredown.nn.features import need_size
+from paredown.nn.features import need_size, quarters
 from paredown.nn.init import small_init
 from paredown.nn.mlp import Mlp
 from paredown.nn.transformer import SelfAttention
@@ -126,7 +126,8 @@ class ConViT(nn.Module):
 
     The first ``local`` of ``depth`` blocks have gated positional attention over patches alone; the
     class token joins behind them. ``local`` 0 is a plain ViT. ``strength`` is the locality
-    strength of the initialisation. Logits ``(batch, num_classes)``.
+    strength of the initialisation. Logits ``(batch, num_classes)``, or with ``features_only`` the
+    patches' maps after each quarter of the blocks (all of stride ``patch``).
     """
 
     def __init__(
@@ -142,12 +143,15 @@ class ConViT(nn.Module):
         patch: int = 16,
         strength: float = 1.0,
         drop: float = 0.0,
+        features_only: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= local <= depth:
             raise InputError(f"local blocks number 0 to depth {depth}, got {local}")
         self.image_size, self.local = image_size, local
-        channels, side = num_heads * head_dim, patches(image_size, patch)
+        self.taps = quarters(depth, features_only=features_only)
+        channels, self.side = num_heads * head_dim, patches(image_size, patch)
+        side = self.side
         self.embed = PatchEmbed(in_channels, channels, patch)
         self.position = nn.Parameter(torch.empty(1, side * side, channels))
         self.cls = nn.Parameter(torch.empty(1, 1, channels))
@@ -162,8 +166,10 @@ class ConViT(nn.Module):
             )
             for i in range(depth)
         )
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.head = nn.Linear(channels, num_classes)
+        self.head = None
+        if not features_only:
+            self.norm = nn.LayerNorm(channels, eps=1e-6)
+            self.head = nn.Linear(channels, num_classes)
         self.apply(_init)
         for block in self.blocks[:local]:
             attention = block.get_submodule("attention")
@@ -172,16 +178,25 @@ class ConViT(nn.Module):
         for table in (self.position, self.cls):
             nn.init.trunc_normal_(table, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Images to logits, or to maps on the way."""
         need_size(x, network="this ConViT", exactly=self.image_size)
-        x = self.embed(x) + self.position
-        for block in self.blocks[: self.local]:
+        x, maps = self.embed(x) + self.position, list[Tensor]()
+        for i, block in enumerate(self.blocks):
+            if i == self.local:
+                x = self._joined(x)
             x = block(x)
-        x = torch.cat((self.cls.expand(x.shape[0], -1, -1), x), 1)
-        for block in self.blocks[self.local :]:
-            x = block(x)
+            if self.head is None and i in self.taps:
+                maps.append(x[:, -(self.side**2) :].mT.unflatten(2, (self.side, self.side)))
+        if self.head is None:
+            return maps
+        if self.local == len(self.blocks):
+            x = self._joined(x)
         return self.head(self.norm(x)[:, 0])
+
+    def _joined(self, x: Tensor) -> Tensor:
+        """The class token before the patches."""
+        return torch.cat((self.cls.expand(x.shape[0], -1, -1), x), 1)
 
 
 def _init(module: nn.Module) -> None:
@@ -197,6 +212,7 @@ def convit(
     image_size: int = 224,
     patch: int = 16,
     drop: float = 0.0,
+    features_only: bool = False,
 ) -> ConViT:
     """A published size (``VARIANTS``). Raises ``UnknownName`` for another."""
     if variant not in VARIANTS:
@@ -210,4 +226,5 @@ def convit(
         image_size=image_size,
         patch=patch,
         drop=drop,
+        features_only=features_only,
     )

@@ -39,6 +39,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "UniRepLKNet": {"authors": "_layouts_kernels:unireplknet"},
     "OverLoCK": {"authors": "_layouts_kernels:overlock"},
     "FFNet": {"authors": "_layouts_kernels:ffnet"},
+    "SimpleNet": {"authors": "_layouts_kernels:simplenet"},
     "FasterNet": {"timm": "_layouts_convnets:fasternet_timm"},
     "ViT": {"timm": "_layouts_transformers:vit"},
     "Swin": {
