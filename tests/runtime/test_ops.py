@@ -23,6 +23,7 @@ def every_op() -> dict[str, tuple]:
         "dequantize_groups": (ops.pack_int4(q), *groups, 4, 6, torch.float32),
         "embedding_groups": (torch.tensor([[4, 0]]), q, *groups, 8, 6, torch.bfloat16),
         "dynamic_quantize": (x,),
+        "dynamic_quantize_rows": (x,),
     }
 
 

@@ -65,14 +65,16 @@ class Fixed:
         The result is float64 where ``x`` is or where the codes have over 24 bits, else float32.
         """
         low, top = self.codes
+        steps = 2.0**self.fraction
         wide = x.dtype == torch.float64 or self.integer + self.fraction > 24
         v = x.detach().to(torch.float64 if wide else torch.float32)
-        q = rounded(v * 2.0**self.fraction, rounding, generator)
+        q = rounded(v if steps == 1 else v * steps, rounding, generator)
         if self.saturate:
             q = q.clamp(low, top)
         else:
             q = torch.remainder(q - low, float(top - low + 1)) + low
-        return q * 2.0**-self.fraction + 0.0
+        # Adding 0 turns minus zero into zero.
+        return (q if steps == 1 else q / steps) + 0.0
 
 
 @dataclass(frozen=True)

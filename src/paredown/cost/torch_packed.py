@@ -12,7 +12,7 @@ from paredown.graph.graph import Graph, Node
 TORCH = frozenset({"eager", "inductor"})
 """Backends that run forms, not any dequantized product, on packed operators."""
 
-FORMS = frozenset({"QuantLinear", "QuantConv", "DynamicLinear"})
+FORMS = frozenset({"QuantLinear", "QuantConv", "DynamicLinear", "MixedInt8Linear"})
 """Class names of the forms that always have an integer operator."""
 
 INT4_GROUPS = (32, 64, 128, 256)

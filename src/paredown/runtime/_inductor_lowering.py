@@ -22,6 +22,7 @@ def register() -> None:
     register_decomposition([namespace.dequantize_groups.default])(_dequantize_groups)
     register_decomposition([namespace.embedding_groups.default])(_embedding_groups)
     register_decomposition([namespace.dynamic_quantize.default])(_dynamic_quantize)
+    register_decomposition([namespace.dynamic_quantize_rows.default])(_dynamic_quantize_rows)
 
 
 def _spread(scale: Tensor, ndim: int, axis: int) -> Tensor:
@@ -72,6 +73,13 @@ def _dynamic_quantize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = ((high - low) / 255.0).clamp(min=1e-12).reshape(1)
     zero = torch.clamp(torch.round(-low / scale), 0, 255).to(torch.int32)
     return torch.clamp(torch.round(x32 / scale) + zero, 0, 255).to(torch.uint8), scale, zero
+
+
+def _dynamic_quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x32 = x.float()
+    scale = x32.abs().amax(dim=1).clamp(min=1e-30) / 127.0
+    q = torch.nan_to_num(torch.round(x32 / scale.unsqueeze(1)), 0.0).clamp(-127, 127)
+    return q.to(torch.int8), scale, torch.zeros(1, dtype=torch.int32, device=x.device)
 
 
 __all__ = ["register"]

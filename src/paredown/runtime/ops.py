@@ -146,6 +146,28 @@ def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+@torch.library.custom_op("paredown::dynamic_quantize_rows", mutates_args=())
+def dynamic_quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(rows, columns)`` to int8, symmetric, each row by its own largest absolute value.
+
+    Returns ``(q, scale (rows,), zero (1,) int32)``; ``q = round(x / scale)`` with
+    ``scale = max|x| / 127``. A NaN or an infinity in a row makes its scale so, and with it the row.
+    """
+    x32 = x.float()
+    scale = x32.abs().amax(dim=1).clamp(min=1e-30) / 127.0
+    q = torch.nan_to_num(torch.round(x32 / scale.unsqueeze(1)), 0.0).clamp(-127, 127)
+    return q.to(torch.int8), scale, torch.zeros(1, dtype=torch.int32, device=x.device)
+
+
+@dynamic_quantize_rows.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty_like(x, dtype=torch.int8),
+        x.new_empty((x.shape[0],), dtype=torch.float32),
+        x.new_empty((1,), dtype=torch.int32),
+    )
+
+
 def pack_int4(q: Tensor) -> Tensor:
     """Pack ``(rows, columns)`` values 0..15 two to a byte, the even column in the low nibble."""
     if q.ndim != 2:

@@ -65,7 +65,10 @@ class Packed(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The form's tensors by name: what an artefact stores."""
-        own = {**dict(self.named_buffers()), **dict(self.named_parameters())}
+        own = {
+            **dict(self.named_buffers(recurse=False)),
+            **dict(self.named_parameters(recurse=False)),
+        }
         return {"weight": self.unpacked(), **own}
 
 

@@ -40,6 +40,10 @@ def _like(bias: Tensor | None, x: Tensor) -> Tensor | None:
     return None if bias is None else bias.to(x.dtype)
 
 
+class PackedForm(nn.Module):
+    """A form with packed weights that is defined elsewhere (see `INTEGER`)."""
+
+
 class _Static(nn.Module):
     """Shared by the static forms: int8 weights, the input's range in ``in_scale`` / ``in_zero``."""
 
@@ -361,7 +365,13 @@ class WeightOnlyEmbedding(_Grouped):
         return f"{shape}, bits={self.bits}, group_size={self.group_size}"
 
 
-INTEGER: tuple[type[nn.Module], ...] = (_Static, DynamicLinear, _Grouped, WeightOnlyConv)
+INTEGER: tuple[type[nn.Module], ...] = (
+    _Static,
+    DynamicLinear,
+    _Grouped,
+    WeightOnlyConv,
+    PackedForm,
+)
 """Every form with packed weights; its scales stay float32 whatever the model computes in."""
 
 

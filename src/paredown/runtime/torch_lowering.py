@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.runtime.forms_mixed import MixedInt8Linear
+from paredown.runtime.nf4 import NF4Linear
 from paredown.runtime.packed import Packed, PackedConv, PackedLinear, nbytes, padding_of
+from paredown.runtime.packed_mixed import PackedMixed
 from paredown.runtime.packed_weights import GROUPS, PackedGroups, PackedRows
 from paredown.runtime.quantized import (
     DynamicLinear,
@@ -64,7 +67,7 @@ def why_not(form: Any, dtype: torch.dtype | None, shared: bool, path: str) -> st
         return SHARED
     if isinstance(form, WeightOnlyLinear) and form.bits == 4:
         return _int4(form, dtype)
-    if isinstance(form, (WeightOnlyEmbedding, WeightOnlyConv)):
+    if isinstance(form, (WeightOnlyEmbedding, WeightOnlyConv, NF4Linear)):
         return "torch has no operator for it"
     if isinstance(form, WeightOnlyLinear) and form.group_size not in (0, form.in_features):
         return "torch has no CPU operator for int8 weights in groups"
@@ -155,8 +158,10 @@ def _packed_weight_only(form: WeightOnlyLinear) -> Packed:
 _TABLE: dict[type, Any] = {
     QuantLinear: PackedLinear,
     DynamicLinear: PackedLinear,
+    MixedInt8Linear: PackedMixed,
     QuantConv: PackedConv,
     WeightOnlyLinear: _packed_weight_only,
     WeightOnlyConv: None,
     WeightOnlyEmbedding: None,
+    NF4Linear: None,
 }

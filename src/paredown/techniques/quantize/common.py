@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paredown.analysis.formats import Fixed
 from paredown.graph.graph import Graph, Node
 from paredown.runtime.onnx_layers import OnnxLayer
 from paredown.technique import Sites
@@ -173,7 +174,7 @@ def symmetric(weight: Tensor, bits: int, per_channel: bool) -> tuple[Tensor, Ten
     rows = w.reshape(w.shape[0], -1) if per_channel else w.reshape(1, -1)
     largest = rows.abs().amax(dim=1)
     scale = torch.where(largest > 0, largest / top, torch.ones_like(largest))
-    q = torch.clamp(torch.round(rows / scale.unsqueeze(1)), -top, top)
+    q = Fixed(bits - 1, symmetric=True).round(rows / scale.unsqueeze(1))
     return q.to(torch.int8).reshape(w.shape).contiguous(), scale
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -70,14 +70,44 @@ class Histogram:
         return max(low, self.low), min(high, self.high)
 
 
+class Peaks:
+    """Largest absolute value of each column (the last dimension), over all rows seen."""
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Take in ``(..., columns)``; raises ``InputError`` for NaN or infinity."""
+        x = x.detach().float().reshape(-1, x.shape[-1])
+        if not x.numel():
+            return
+        peaks = x.abs().amax(dim=0)
+        if not bool(torch.isfinite(peaks).all()):
+            raise InputError("a calibration input makes it NaN or infinite")
+        self.values = peaks if self.values is None else torch.maximum(self.values, peaks)
+
+
 def input_histograms(workload: Workload, at: Iterable[str]) -> dict[str, Histogram]:
     """Histograms of the first input of each module in ``at`` over the calibration inputs.
 
     Raises ``InputError`` without calibration items, or naming the module where one overflows.
     """
+    return _inputs(workload, {path: Histogram() for path in at})
+
+
+def input_peaks(workload: Workload, at: Iterable[str]) -> dict[str, Peaks]:
+    """Largest values by column of the first input of each module; raises as
+    `input_histograms`.
+    """
+    return _inputs(workload, {path: Peaks() for path in at})
+
+
+Seen = TypeVar("Seen", Histogram, Peaks)
+
+
+def _inputs(workload: Workload, seen: dict[str, Seen]) -> dict[str, Seen]:
     copy = workload.copy()
     copy.model.eval()
-    seen = {path: Histogram() for path in at}
 
     def watch(path: str) -> Any:
         def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
