@@ -179,7 +179,7 @@ class Search:
 
     def _count(self) -> None:
         self.visited += 1
-        late = self.visited % 256 == 0 and time.monotonic() > self.deadline
+        late = self.visited % 16 == 0 and time.monotonic() > self.deadline
         if late or self.visited > self.nodes:
             raise OutOfBudget
 

@@ -18,6 +18,9 @@ from paredown.cost.arena.search import PREFERENCES, OutOfBudget, Search
 
 BUDGETS = (400, 2_000, 10_000, 50_000, 250_000, 1_000_000)
 """Nodes of one search, round by round."""
+SQUEEZED = ("tight, lifetime", "tight, size", "area")
+ROUNDS = 48
+"""Orders that are improved by what sticks out, and how often."""
 POLISH_S = 0.5
 """Seconds spent on a smaller arena once everything fits."""
 MILP_PAIRS = 150
@@ -93,7 +96,13 @@ class _Part:
             self._keep(offsets)
             first = self.height if first < 0 else first
             if self.height == self.bound:
-                break
+                return first
+        orders = greedy.orders(self.p)
+        for name in SQUEEZED:
+            for offsets in greedy.squeezed(self.p, orders[name], ROUNDS):
+                self._keep(offsets)
+                if self.height == self.bound:
+                    return first
         return first
 
     def decide(self, capacity: int, clock: _Clock) -> bool:
