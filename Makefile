@@ -70,6 +70,7 @@ generated: $(VENV)/.dev
 	$(BIN)/python scripts/schemas.py --check
 	$(BIN)/python scripts/manifest.py --check
 	$(BIN)/python scripts/zoo.py --check
+	$(BIN)/python scripts/benchmarks_doc.py --check
 
 tests: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(PYTEST_MARKS)" $(PYTEST_ARGS)
@@ -91,13 +92,15 @@ schemas: $(VENV)/.dev
 	$(BIN)/python scripts/schemas.py
 	$(BIN)/python scripts/manifest.py
 	$(BIN)/python scripts/papers_doc.py
+	$(BIN)/python scripts/benchmarks_doc.py
 	$(BIN)/python scripts/zoo.py
 
 matrix: $(VENV)/.dev
 	$(BIN)/python scripts/matrix.py
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/down.py
+	$(BIN)/python benchmarks/down.py --json benchmarks/results/down.json
+	$(BIN)/python scripts/benchmarks_doc.py
 
 clean:
 	rm -rf build dist site .pytest_cache .ruff_cache

@@ -1,0 +1,137 @@
+"""Write docs/benchmarks.md from the results under benchmarks/results; `--check` compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Made by `scripts/benchmarks_doc.py` from the results committed under `benchmarks/results`; do not
+edit. Every figure is of the machine named with it, outputs checked before anything is timed.
+"""
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def machine(body: dict[str, Any]) -> str:
+    """Where it was measured."""
+    m = body.get("machine") or body["fingerprint"]
+    probe = m.get("probe") or {}
+    speed = (
+        f", {probe['bandwidth'] / 1e9:.0f} GB/s read in its probe" if "bandwidth" in probe else ""
+    )
+    return f"{m['cpu']}, {m['cores']} cores{speed}"
+
+
+def times(value: float, spread: list[float]) -> str:
+    """A ratio with its interval."""
+    return f"{value:.2f}x ({spread[0]:.2f} to {spread[1]:.2f})"
+
+
+def down(body: dict[str, Any]) -> list[str]:
+    """The main job beside every single runtime."""
+    rows: list[list[str]] = []
+    for net in body["networks"]:
+        pared, *peers = net["rows"]
+        best = min((r for r in peers if r["gate"]), key=lambda r: r["over_pared"])
+        steps = ", ".join(s["technique"] for s in net["recipe"]["steps"])
+        rows.append(
+            [
+                net["network"],
+                f"{steps} -> {net['recipe']['lower']['backend']}",
+                f"{100 * pared['drop']:.2g} %",
+                times(best["over_pared"], best["over_pared_interval"]),
+                best["backend"],
+                f"{next(r['over_pared'] for r in peers if r['backend'] == 'eager'):.1f}x",
+                f"{pared['a_a']:.3f}",
+                net["date"],
+            ]
+        )
+    reached = body["reached"]
+    slower = reached["never slower than 1.02x"]
+    head = ["network", "pared to", "drop", "faster than the best peer", "which is", "than eager"]
+    return [
+        "## `pare down` beside every single runtime",
+        "",
+        "`python benchmarks/down.py --effort 5m`: lowest latency at a drop of at most 1 % on"
+        " held-out examples, batch 1, then one interleaved run with eager, inductor, ONNX Runtime,"
+        " OpenVINO in f32, bf16 and int8 (NNCF). A peer that loses more than 1 % does not count.",
+        "",
+        *table([*head, "A/A", "date"], rows),
+        "",
+        f"Asked: never slower than 1.02x ({'reached' if slower else 'missed'}); at least 1.25x"
+        f" faster on two of four (on {len(reached['at least 1.25x faster'])}). {machine(body)}.",
+    ]
+
+
+def overhead(body: dict[str, Any]) -> list[str]:
+    """What paredown itself costs."""
+    asked = body["asked"]
+    rows = [
+        [name.replace("_", " "), f"{value:.4g}", f"{asked[name]:.4g}" if name in asked else ""]
+        for name, value in body["found"].items()
+    ]
+    return [
+        "## What paredown itself costs",
+        "",
+        "`python benchmarks/overhead.py`; seconds are medians of fresh interpreters.",
+        "",
+        *table(["figure", "found", "asked at most"], rows),
+        "",
+        f"{body['date']}, {machine(body)}.",
+    ]
+
+
+def coverage(body: dict[str, Any]) -> list[str]:
+    """Hugging Face architectures profiled."""
+    families = sorted({n["family"] for n in body["networks"].values()})
+    return [
+        "## Hugging Face architectures priced",
+        "",
+        f"`{body['command']}`: {body['priced']} of {body['of']} architectures with random weights"
+        f" have at least {body['threshold']:.0%} of operators and of bytes priced"
+        f" ({', '.join(families)}).",
+    ]
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "down": down,
+    "overhead": overhead,
+    "hf_coverage": coverage,
+}
+
+
+def page() -> str:
+    """The page of all results that are there."""
+    parts = [HEAD]
+    for name, part in PARTS.items():
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            parts.append("\n".join(part(json.loads(file.read_text()))) + "\n")
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page, or with `--check` exit 1 where it differs."""
+    if "--check" in sys.argv:
+        stale = not PAGE.exists() or PAGE.read_text() != page()
+        if stale:
+            print("docs/benchmarks.md is stale: run scripts/benchmarks_doc.py", file=sys.stderr)
+        return int(stale)
+    PAGE.write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
