@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from paredown import kernels
+from paredown.errors import InputError
 from paredown.result import Fingerprint
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "others",
     "shared_caches",
     "speed",
+    "threads_allowed",
     "versions",
 ]
 
@@ -86,6 +88,14 @@ def cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def threads_allowed(asked: int | None) -> int:
+    """``asked`` threads, all allowed cores where None is. Raises ``InputError`` for too many."""
+    count = len(cores())
+    if asked is not None and not 1 <= asked <= count:
+        raise InputError(f"--threads {asked}: this process may use 1 to {count}")
+    return asked or count
 
 
 def speed(seconds: float = 1.0) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from paredown.budget import Budget
 from paredown.device.device import Device
 from paredown.errors import BudgetError, InputError, UnknownName
 from paredown.files import writable
+from paredown.measure.fingerprint import threads_allowed
 from paredown.search.trial import Source
 from paredown.workload import Evaluate, TrainingData, Workload
 
@@ -112,9 +112,7 @@ def make(
     if accept not in (None, "predicted"):
         raise InputError(f"--accept takes 'predicted', not {accept!r}")
     accept_predicted = accept == "predicted"
-    cores = len(os.sched_getaffinity(0))
-    if threads is not None and not 1 <= threads <= cores:
-        raise InputError(f"--threads {threads}: this process may use 1 to {cores}")
+    count = threads_allowed(threads)
     found = _backends(backend)
     # Calibrating this machine takes a minute: it waits until nothing is left to refuse.
     other = None if device == "this" else devices.load(device)
@@ -177,7 +175,7 @@ def make(
         budget=wanted.gated(workload, random_weights=random_weights) if gated else wanted,
         device=other if other is not None else devices.load("this"),
         here=other is None,
-        threads=threads or cores,
+        threads=count,
         backends=found,
         only=tuple(only),
         without=tuple(without),
