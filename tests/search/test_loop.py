@@ -153,6 +153,27 @@ def test_gain_per_second_comes_first_unless_it_crowds_out_the_most_gain(tmp_path
         assert [o.candidate for o in s.outcomes] == [plain, wanted]
 
 
+def test_what_likely_meets_the_budget_first_is_not_crowded_out(tmp_path):
+    """No time for both: the quick one that meets the limits goes before the deeper one."""
+    plain, quick, slow = (
+        Candidate(tuple(zip(NAMES, labels, strict=True))) for labels in (PLAIN, QUICK, SLOW)
+    )
+    worth = {plain: 5e-3, quick: 2.4e-3, slow: 2e-3}
+    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
+    s = Search(
+        list(worth),
+        GOAL,
+        Predictor(AXES, lambda c, m: worth[c] if m == "latency" else 0.0, GOAL.metrics),
+        store,
+        lambda id, c: Measured({"latency": worth[c], "drop": 0.0}),
+        first=[plain],
+        seconds=lambda c: 20.0 if c == slow else 6.0,
+        left=lambda: 25.0,
+    )
+    s.run(more=lambda: True, limit=2)
+    assert [o.candidate for o in s.outcomes] == [plain, quick]
+
+
 @pytest.mark.parametrize(("seconds", "second"), [(25.0, QUICK), (35.0, SLOW)])
 def test_openers_give_way_where_no_time_is_left_for_what_promises_most(tmp_path, seconds, second):
     """Trials of ten seconds: of two the second is the promising one, of three the opener."""

@@ -71,13 +71,15 @@ class Goal:
         Cost is explored, quality is not gambled: with limits too at an optimistic end, a search
         began with the deepest cuts and learnt only that they fail.
         """
-        values = {
-            m: math.exp(min(e.mean, 200.0)) if is_cost(m) else e.mean for m, e in estimates.items()
-        }
-        return self.score(values) - kappa * estimates[self.objective].std
+        return self.score(likely(estimates)) - kappa * estimates[self.objective].std
 
     def _cost(self, value: float) -> float:
         if not is_cost(self.objective):
             return -value
         log = math.log(max(value, 1e-30))
         return -log if self.objective == "throughput" else log
+
+
+def likely(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Each metric at its estimate, in the metric's own unit."""
+    return {m: math.exp(min(e.mean, 200.0)) if is_cost(m) else e.mean for m, e in estimates.items()}

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from paredown.errors import CandidateFailed, ParedownError
-from paredown.search.goal import Goal
-from paredown.search.predict import Predictor
+from paredown.search.goal import Goal, likely
+from paredown.search.predict import Estimate, Predictor
 from paredown.search.space import Candidate
 from paredown.search.store import State, Store
 
@@ -139,27 +139,31 @@ class Search:
         tried = self._tried()
         return [c for c in self.candidates if c not in tried and self.seconds(c) <= self.left()]
 
+    def _estimates(self, open: list[Candidate]) -> list[dict[str, Estimate]]:
+        """Each candidate's metrics as predicted and corrected so far."""
+        columns = {m: self.predictor.estimate(open, m) for m in self.goal.metrics}
+        return [{m: e[i] for m, e in columns.items()} for i in range(len(open))]
+
     def _expected(self, open: list[Candidate]) -> np.ndarray[Any, Any]:
         """What each candidate is expected to score; lower is better."""
-        estimates = {m: self.predictor.estimate(open, m) for m in self.goal.metrics}
-        return np.array(
-            [
-                self.goal.expected({m: e[i] for m, e in estimates.items()}, KAPPA)
-                for i in range(len(open))
-            ]
-        )
+        return np.array([self.goal.expected(e, KAPPA) for e in self._estimates(open)])
 
     def _most_promising(self, open: list[Candidate]) -> Candidate:
-        """The most gain per second, unless it would leave too little time for the most gain."""
-        scores = self._expected(open)
+        """The most gain per second, unless it would leave too little time for the most gain.
+
+        Where nothing meets the budget yet, one that likely does comes first all the same.
+        """
+        estimates = self._estimates(open)
+        scores = np.array([self.goal.expected(e, KAPPA) for e in estimates])
         best = self.best()
         deepest = int(scores.argmin())
         if best is None or scores[deepest] >= best.score:
             return open[deepest]
         seconds = np.array([self.seconds(c) for c in open])
         quickest = int(np.argmax((best.score - scores) / seconds))
+        first = not self.goal.met(best.values) and self.goal.met(likely(estimates[quickest]))
         crowded = self.left() - seconds[quickest] < seconds[deepest]
-        return open[deepest if crowded else quickest]
+        return open[deepest if crowded and not first else quickest]
 
     def _try(self, id: int, candidate: Candidate) -> None:
         try:
