@@ -3,8 +3,8 @@
     python benchmarks/memory.py --json benchmarks/results/memory.json
 
 Rows hold the bytes alive at once (the lower bound), greedy-by-size, the arena found, the bound
-proven, and the seconds it took. Networks come in program order and in the order of the lowest peak
-found. Hard instances: `packed` (a full rectangle cut into buffers: the optimum is the load), `split`
+proven, and the seconds it took. Networks come in program order and in that of the lowest peak
+found. Hard: `packed` (a full rectangle cut into buffers: the optimum is the load), `split`
 (full at each step; what ends is replaced by another split of the same bytes: the optimum may lie
 above the load) and `scattered` (random). Nothing is timed against anything else: seconds are of
 one run.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from paredown import device
 from paredown.device import Device, Level
+from paredown.device.device import Kind
 from paredown.device.files import CATALOGUE, line_of, problems
 from paredown.errors import DeviceError, UnknownName
 
@@ -37,8 +39,17 @@ read_bytes_s = 1e9
 
 [sources]
 peak_macs_s = "made up"
+elementwise_s = "made up"
+overhead_s = "made up"
 levels = "made up"
 """
+ARRAY = """[array]
+rows = 2
+columns = 2
+clock_hz = 1e9
+dataflow = "row"
+
+[overhead_s]"""
 
 
 def test_names_begin_with_this_and_list_the_catalogue() -> None:
@@ -53,8 +64,9 @@ def test_catalogue_is_sound_and_sourced(name: str) -> None:
     assert found.name == name
     assert found.how == "nominal"
     assert list(problems(found)) == []
-    for group in ("peak_macs_s", "levels", "overhead_s"):
-        assert len(found.sources[group]) > 10
+    plain = {"name", "title", "threads", "how", "kind", "count", "isa", "sources"}
+    for group in set(found.model_dump(exclude_defaults=True)) - plain:
+        assert len(found.sources[group]) > 10, group
     first = (CATALOGUE / f"{name}.toml").read_text().splitlines()[0]
     assert first.startswith("# ")
 
@@ -62,7 +74,46 @@ def test_catalogue_is_sound_and_sourced(name: str) -> None:
 def test_narrow_types_are_never_slower() -> None:
     for name in device.names()[1:]:
         peaks = device.load(name).peak_macs_s
-        assert peaks.get("int8", peaks["float32"]) >= peaks["float32"]
+        order = [t for t in ("float32", "int16", "int8", "int4") if t in peaks]
+        assert sorted(order, key=lambda t: peaks[t]) == order
+
+
+def test_the_catalogue_holds_every_kind_of_machine() -> None:
+    found = [device.load(n) for n in device.names()[1:]]
+    assert len(found) >= 16
+    assert {d.kind for d in found} == set(get_args(Kind))
+    for d in found:
+        flash = [lv.name for lv in d.levels if lv.holds == "weights"]
+        assert flash == (["flash"] if d.kind == "microcontroller" else [])
+        assert (d.count > 1) == (d.name in ("dgx-a100", "dgx-h100", "deepseek-v3-hw", "sn40l"))
+    tiers = device.load("sn40l").levels
+    assert [lv.name for lv in tiers] == ["SRAM", "HBM", "DDR"]
+
+
+def test_the_docs_list_every_device() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE)
+    assert listed == device.names()[1:]
+
+
+def test_arrays_multiply_to_their_peak() -> None:
+    tpu = device.load("tpu-v1")
+    assert tpu.array is not None
+    assert tpu.peak_macs_s["int8"] == tpu.array.rows * tpu.array.columns * tpu.array.clock_hz
+    assert 2 * tpu.peak_macs_s["int8"] == pytest.approx(92e12, rel=0.01)  # the paper's 92 TOPS
+    for name in ("eyeriss", "gemmini"):
+        grid = device.load(name).array
+        assert grid is not None
+        assert max(device.load(name).peak_macs_s.values()) == pytest.approx(
+            grid.rows * grid.columns * grid.clock_hz
+        )
+
+
+def test_switching_models_from_ddr_is_31_and_15_times_faster_than_over_pcie() -> None:
+    # The published ratios of the SN40L node to a DGX A100 and a DGX H100.
+    ddr = device.load("sn40l").memory.read_bytes_s
+    assert ddr / device.load("dgx-a100").memory.read_bytes_s == pytest.approx(31, rel=0.05)
+    assert ddr / device.load("dgx-h100").memory.read_bytes_s == pytest.approx(15.6, rel=0.05)
 
 
 def test_pi5_peak_is_its_hand_count() -> None:
@@ -107,6 +158,13 @@ def test_unknown_name_suggests_the_near_one(tmp_path: Path) -> None:
         (("read_bytes_s = 1e9", "read_bytes_s = 9e9"), 22, "faster than the nearer cache"),
         (("read_bytes_s = 1e9", "read_bytes = 1e9"), 22, "levels.1.read_bytes: unknown key"),
         (('levels = "made up"', ""), 24, "names the source of levels"),
+        (('elementwise_s = "made up"', ""), 24, "names the source of elementwise_s"),
+        (("threads = 2", "threads = 2\ncount = 0"), 4, "count: at least 1, got 0"),
+        (("threads = 2", 'threads = 2\nkind = "toaster"'), 4, "kind: input should be"),
+        (("threads = 2", 'threads = 2\nkind = "systolic"'), 4, "states its array"),
+        (("threads = 2", "threads = 2\nreconfigure_s = -1.0"), 4, "reconfigure_s: must be above 0"),
+        (('name = "cache"', 'name = "cache"\nholds = "weights"'), 21, "only the last level may"),
+        (("[overhead_s]", ARRAY), 9, "8e.09 MAC/s is more than rows x columns"),
     ],
 )
 def test_bad_figures_are_named_with_their_line(

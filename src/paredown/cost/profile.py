@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paredown.cost import tabulate
+from paredown.cost.fit import misfits
 from paredown.cost.parts import parts, rate
 from paredown.cost.price import Priced, price
+from paredown.cost.tables import has_rate
 from paredown.device.device import Device
 from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
@@ -60,8 +62,22 @@ def profile(
         modules=tabulate.modules(priced, taken.seconds),
         memory=tabulate.memory(priced),
         waterline=_waterline(priced, taken),
-        notes=[*graph.notes],
+        notes=[*graph.notes, *_limits(priced)],
     )
+
+
+def _limits(priced: Priced) -> list[str]:
+    """What the device cannot hold, and the types it states no rate for."""
+    device = priced.device
+    found = [m.words(device) for m in misfits(priced.graph, device)]
+    used = {c.run.dtype for c in priced.costs if c.run.node.macs}
+    silent = sorted(d for d in used if device.how == "nominal" and not has_rate(device, d))
+    if silent:
+        found.append(
+            f"{device.name} states no rate for {', '.join(silent)}: priced at its fastest, "
+            "as if it were converted"
+        )
+    return found
 
 
 def _totals(priced: Priced, measured: Measured) -> Totals:

@@ -72,6 +72,12 @@ def executed_dtype(dtype: str) -> str:
     return _SAME.get(dtype, dtype)
 
 
+def has_rate(device: Device, dtype: str) -> bool:
+    """Whether a device states a rate for a dtype or for a wider one that stands in."""
+    dtype = executed_dtype(dtype)
+    return any(d in device.peak_macs_s for d in (dtype, *_WIDER.get(dtype, ("float32",))))
+
+
 def peak(device: Device, dtype: str) -> float:
     """MAC/s for a dtype; a type without its own units runs at the rate of the next wider one.
 

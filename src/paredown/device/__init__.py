@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paredown.device.device import Device, Level, Link
+from paredown.device.device import Array, Device, Level, Link
 from paredown.device.files import dumps, load, loads, names
 
-__all__ = ["Device", "Level", "Link", "dumps", "load", "loads", "names"]
+__all__ = ["Array", "Device", "Level", "Link", "dumps", "load", "loads", "names"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from paredown.figure import Figure
@@ -17,6 +19,8 @@ class Level(BaseModel):
     read_bytes_s: float
     write_bytes_s: float | None = None
     energy_j_per_byte: float | None = None
+    holds: Literal["all", "weights"] = "all"
+    """``weights``: a run cannot write to it (flash), so activations find no place there."""
 
 
 class Link(BaseModel):
@@ -27,6 +31,25 @@ class Link(BaseModel):
     to: str
     bytes_s: float
     latency_s: float = 0.0
+
+
+class Array(BaseModel):
+    """A grid of multiply-accumulate units, one MAC per unit and cycle.
+
+    ``dataflow`` says what stays in the units: ``weight``, ``output`` or ``row`` (of a kernel).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    columns: int
+    clock_hz: float
+    dataflow: Literal["weight", "output", "row"]
+
+
+Kind = Literal[
+    "cpu", "gpu", "microcontroller", "systolic", "scratchpad", "fpga", "dataflow", "node"
+]
 
 
 class Device(BaseModel):
@@ -47,6 +70,12 @@ class Device(BaseModel):
     peak_macs_s: dict[str, float]
     elementwise_s: float
     levels: tuple[Level, ...]
+    kind: Kind = "cpu"
+    count: int = 1
+    """Equal devices in a node: rates and capacities are of all together, links of each."""
+    array: Array | None = None
+    reconfigure_s: float | None = None
+    """Seconds to load another configuration (FPGA): what switching tasks costs."""
     overhead_s: dict[str, float]
     energy_j_per_mac: dict[str, float] = {}
     idle_w: float | None = None

@@ -98,7 +98,12 @@ def problems(device: Device) -> Iterator[tuple[Keys, str]]:
         yield ("how",), f"{device.how!r} is neither 'measured' nor 'nominal'"
     if device.threads < 1:
         yield ("threads",), f"at least 1, got {device.threads}"
+    if device.count < 1:
+        yield ("count",), f"at least 1, got {device.count}"
+    if device.reconfigure_s is not None and not _positive(device.reconfigure_s):
+        yield ("reconfigure_s",), f"must be above 0, got {device.reconfigure_s}"
     yield from _rates(device)
+    yield from _array(device)
     yield from _levels(device)
     for i, link in enumerate(device.links):
         if not _positive(link.bytes_s):
@@ -106,8 +111,11 @@ def problems(device: Device) -> Iterator[tuple[Keys, str]]:
         if not link.latency_s >= 0:
             yield ("links", i, "latency_s"), f"must not be negative, got {link.latency_s}"
     if device.how == "nominal":
-        for group in ("peak_macs_s", "levels"):
-            if group not in device.sources:
+        stated = {"peak_macs_s", "levels", "elementwise_s"}
+        tables = ("array", "links", "reconfigure_s", "energy_j_per_mac", "idle_w", "overhead_s")
+        stated |= {name for name in tables if getattr(device, name) not in (None, (), {})}
+        for group in sorted(stated):
+            if not device.sources.get(group, "").strip():
                 yield ("sources",), f"a nominal device names the source of {group}: sources.{group}"
 
 
@@ -135,6 +143,23 @@ def _rates(device: Device) -> Iterator[tuple[Keys, str]]:
             yield ("efficiency", key), f"a share lies in (0, 1], got {share}"
 
 
+def _array(device: Device) -> Iterator[tuple[Keys, str]]:
+    grid = device.array
+    if grid is None:
+        if device.kind == "systolic":
+            yield ("kind",), "a systolic device states its array: rows, columns, clock_hz, dataflow"
+        return
+    for field in ("rows", "columns", "clock_hz"):
+        if not _positive(getattr(grid, field)):
+            yield ("array", field), f"must be above 0, got {getattr(grid, field)}"
+            return
+    most = grid.rows * grid.columns * grid.clock_hz * device.count
+    for dtype, rate in device.peak_macs_s.items():
+        if rate > 1.01 * most:
+            why = f"{rate:.4g} MAC/s is more than rows x columns x clock = {most:.4g}"
+            yield ("peak_macs_s", dtype), why
+
+
 def _levels(device: Device) -> Iterator[tuple[Keys, str]]:
     if not device.levels:
         yield ("levels",), "at least one memory level is needed"
@@ -148,6 +173,11 @@ def _levels(device: Device) -> Iterator[tuple[Keys, str]]:
         if i == 0:
             continue
         nearer = device.levels[i - 1]
+        if nearer.holds == "weights":
+            yield (
+                ("levels", i, "name"),
+                f"only the last level may hold weights alone: {nearer.name}",
+            )
         if level.capacity_bytes <= nearer.capacity_bytes:
             yield (
                 ("levels", i, "capacity_bytes"),

@@ -59,7 +59,7 @@ def device(doc: DeviceDoc, table: MakeTable) -> list[RenderableType]:
     for backend, seconds in (d.get("overhead_s") or {}).items():
         overheads.add_row(backend, units.seconds(seconds))
     rest = table("", "", "")
-    for key in ("isa", "idle_w", "links", "sources"):
+    for key in ("kind", "count", "array", "reconfigure_s", "isa", "idle_w", "links", "sources"):
         if d.get(key):
             rest.add_row(key, plain(d[key]))
     return [head, peaks, levels, overheads, rest]
