@@ -7,6 +7,7 @@ numbers; the slow ones do the rest.
 import inspect
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -159,6 +160,56 @@ def test_features_come_from_fine_to_coarse(name):
     assert set(bare.state_dict()) - set(whole.state_dict()) <= {
         k for k in bare.state_dict() if k.startswith("norms.")
     }
+
+
+RESTORE = {"DRCT", "MAXIM", "ViTok", "SdVae"}
+"""Networks that give images back: no classes, and no features that another network would read."""
+DENOISE = {"DiT", "DiCo"}
+"""Networks told a class: it is an input, not an answer."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_settings_that_everybody_expects(name):
+    kind = zoo_class(name)
+    known = {
+        *inspect.signature(kind.__init__).parameters,
+        *inspect.signature(_table._found(zoo.variant(name).build)).parameters,
+    }
+    assert "in_channels" in known
+    assert ("num_classes" in known) == (kind.__name__ not in RESTORE)
+    # H-DenseUNet is two networks, each of which has features of its own.
+    assert ("features_only" in known) == (kind.__name__ not in RESTORE | DENOISE | {"HDenseUNet"})
+
+
+@pytest.mark.parametrize("name", quick_or_slow(SMALL, QUICK))
+def test_other_channels_and_classes(name):
+    row = zoo.variant(name)
+    with torch.device("meta"):
+        size = {"image_size": row.sizes[0]} if row.fixed_size else {}
+        classes = {} if zoo_class(name).__name__ in RESTORE else {"num_classes": 7}
+        model = zoo.create(name, in_channels=2, **size, **classes).eval()
+    inputs = zoo.example(name, batch=2, image_size=row.sizes[0], in_channels=2)
+    out = tensors(model(*(t.to("meta") for t in inputs)))
+    assert all(t.shape[0] == 2 for t in out)
+    if type(model).__name__ not in {*RESTORE, *DENOISE, "LeYOLO"}:
+        assert 7 in out[0].shape[1:]
+
+
+@pytest.mark.parametrize("name", quick_or_slow(SMALL, QUICK))
+def test_any_side_is_taken_or_refused_naming_those_that_can_be(name):
+    with torch.device("meta"):
+        model = zoo.create(name).eval()
+    for side in (1, 30, 33):
+        inputs = [t.to("meta") for t in zoo.example(name, image_size=side)]
+        refused = None
+        try:
+            model(*inputs)
+        except InputError as e:
+            refused = str(e)
+        if refused is not None:
+            can, _, got = refused.partition(", got ")
+            assert re.search(r"\d", can), f"{refused} names no size that can be taken"
+            assert str(side) in got
 
 
 def test_seed_fixes_the_weights():

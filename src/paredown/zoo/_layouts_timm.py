@@ -1,4 +1,4 @@
-"""Names of timm's tensors (GhostNetV2, InceptionNeXt, ConViT, Inception): pairs of ours and theirs.
+"""Names of timm's tensors (GhostNetV2, InceptionNeXt, ConViT, Inception, NASNet): ours and theirs.
 
 As in `_layouts_convnets`.
 """
@@ -15,6 +15,7 @@ from paredown.zoo.convit import ConViT
 from paredown.zoo.ghostnetv2 import GhostNetV2
 from paredown.zoo.inception_v4 import Inception, ScaledResidual
 from paredown.zoo.inceptionnext import InceptionNeXt
+from paredown.zoo.nasnet import NASNet, NormalCell
 
 GATE = ("mix", "row", "column")
 
@@ -103,7 +104,7 @@ def inception(model: Inception) -> Pairs:
     blocks = [len(list(stage.children())) for stage in model.stages.children()]
     if not residuals:
         theirs = list(_v4(blocks[0] - 1, blocks[1] - 1, blocks[2] - 1))
-        yield "head.3", "last_linear"
+        yield from _last(model.head, "last_linear")
     elif isinstance(model.last, nn.Identity):
         yield "stages", "stages"
         yield "head", "head"
@@ -116,7 +117,7 @@ def inception(model: Inception) -> Pairs:
                 groups.append(at)
         for ours, at in zip(residuals, groups, strict=True):
             yield f"{ours}.expand", f"{at}.conv2d"
-        yield "head.3", "classif"
+        yield from _last(model.head, "classif")
     convs = [n for n, m in model.named_modules() if isinstance(m, ConvNormAct)]
     for ours, at in zip(convs, theirs, strict=True):
         yield from conv_norm(ours, f"{at}.conv", f"{at}.bn")
@@ -144,3 +145,60 @@ def _resnet_v2(a: int, b: int, c: int) -> Iterator[str]:
     for at, block in rest:
         yield from (f"{at}.{k}" for k in block.split())
     yield "conv2d_7b"
+
+
+# NASNet's operations: ours and timm's.
+NORMAL = {
+    "wide_now": "0_left",
+    "near_before": "0_right",
+    "wide_before": "1_left",
+    "near_before2": "1_right",
+    "near_now": "4_left",
+}
+REDUCTION = {
+    "wide_now": "0_left",
+    "widest_before": "0_right",
+    "widest_before2": "1_right",
+    "wide_before": "2_right",
+    "near": "4_left",
+}
+SEPARABLE = {
+    1: "separable_1.depthwise_conv2d",
+    2: "separable_1.pointwise_conv2d",
+    3: "bn_sep_1",
+    5: "separable_2.depthwise_conv2d",
+    6: "separable_2.pointwise_conv2d",
+    7: "bn_sep_2",
+}
+
+
+def nasnet(model: NASNet) -> Pairs:
+    """timm: ``cell_0.comb_iter_0_left.separable_1.depthwise_conv2d``, ``cell_0.path_1.conv``."""
+    yield "stem.0", "conv0.conv"
+    yield "stem.1", "conv0.bn"
+    counted = {"cell": 0, "reduction_cell": 0}
+    for i, cell in enumerate(model.cells.children()):
+        kind = "cell" if isinstance(cell, NormalCell) else "reduction_cell"
+        if model.imagenet and i < 2:
+            theirs = f"cell_stem_{i}"
+        else:
+            theirs = f"{kind}_{counted[kind]}"
+            counted[kind] += 1
+        ours = f"cells.{i}"
+        for k, part in ((1, "conv"), (2, "bn")):
+            yield f"{ours}.now.{k}", f"{theirs}.conv_1x1.{part}"
+            yield f"{ours}.before.{k}", f"{theirs}.conv_prev_1x1.{part}"
+        yield f"{ours}.before.even", f"{theirs}.path_1.conv"
+        yield f"{ours}.before.odd", f"{theirs}.path_2.conv"
+        yield f"{ours}.before.norm", f"{theirs}.final_path_bn"
+        operations = NORMAL if kind == "cell" else REDUCTION
+        for name, at in operations.items():
+            for k, part in SEPARABLE.items():
+                yield f"{ours}.{name}.{k}", f"{theirs}.comb_iter_{at}.{part}"
+    yield from _last(model.head, "last_linear")
+
+
+def _last(head: nn.Sequential | None, theirs: str) -> Pairs:
+    """The classifier's linear map, behind a dropout or not."""
+    if head is not None:
+        yield f"head.{len(head) - 1}", theirs

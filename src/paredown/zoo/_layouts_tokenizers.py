@@ -27,7 +27,7 @@ def vitok(model: ViTok) -> Pairs:
 def sd_vae(model: SdVae) -> Pairs:
     """diffusers: ``encoder.down_blocks.0.resnets.1.conv2``, ``decoder.mid_block.attentions.0``."""
     yield "moments", "quant_conv"
-    yield "code", "post_quant_conv"
+    yield "latents", "post_quant_conv"
     yield from _half("encoder", model.encoder, "down_blocks", "downsamplers")
     yield from _half("decoder", model.decoder, "up_blocks", "upsamplers")
 

@@ -107,4 +107,11 @@ ROWS: dict[str, Variant] = {
         paper_macs=18_504_873_984,
         source=PFLAYER,
     ),
+    "convfirst": Variant(
+        "convfirst:ConvFirstNet",
+        "convfirst",
+        image_size=256,
+        source="no layout of ConvFirstNet could be read; blocks of andravin/spio, stages are ours",
+        sizes=(45, 56, 64),
+    ),
 }

@@ -109,7 +109,7 @@ class SdVae(nn.Module):
         head = nn.Conv2d(before, 2 * latent, 3, padding=1)
         self.encoder = nn.Sequential(*down, *middle(before), norm(before), nn.SiLU(), head)
         self.moments = nn.Conv2d(2 * latent, 2 * latent, 1)
-        self.code = nn.Conv2d(latent, latent, 1)
+        self.latents = nn.Conv2d(latent, latent, 1)
         up: list[nn.Module] = [nn.Conv2d(latent, before, 3, padding=1), *middle(before)]
         for width, after in pairwise([*reversed(widths), 0]):
             up += [ResidualBlock(before if k == 0 else width, width) for k in range(depth + 1)]
@@ -135,4 +135,4 @@ class SdVae(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         """A code ``(batch, latent, h, w)`` to images of 8 times the sides."""
-        return self.decoder(self.code(code))
+        return self.decoder(self.latents(code))

@@ -35,6 +35,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "GhostNetV2": {"timm": "_layouts_timm:ghostnetv2"},
     "InceptionNeXt": {"timm": "_layouts_timm:inceptionnext"},
     "Inception": {"timm": "_layouts_timm:inception"},
+    "NASNet": {"timm": "_layouts_timm:nasnet"},
     "ConViT": {"timm": "_layouts_timm:convit"},
     "UniRepLKNet": {"authors": "_layouts_kernels:unireplknet"},
     "OverLoCK": {"authors": "_layouts_kernels:overlock"},
