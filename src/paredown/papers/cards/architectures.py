@@ -29,7 +29,6 @@ from paredown.papers.cards._subjects import timed_runs
 from paredown.papers.cards._task import pool
 from paredown.papers.timing import side_by_side
 from paredown.workload import Workload
-from paredown.zoo._count import count
 
 THREADS, SECONDS = 2, {"quick": 6.0, "full": 30.0}
 
@@ -56,11 +55,16 @@ class ArchitectureCard(Card):
         if cls.rows:
             named += [("params_error", params), ("macs_error", macs)]
         named += [(e.name, e.threshold) for e in cls.exact]
-        named += [(w.name, w.most) for w in cls.work]
         named += [(t.name, t.most) for t in cls.timings]
+        named += [(w.name, w.most) for w in cls.work]
         named += [(c.name, c.least) for c in cls.learnt]
         assert len({n for n, _ in named}) == len(named), f"{cls.__name__} names a check twice"
         cls.thresholds = {name: value for name, value in named if value is not None}
+
+    @classmethod
+    def networks(cls) -> list[str]:
+        """The small networks that are trained, in the order in which the contrasts name them."""
+        return list(dict.fromkeys(n for c in cls.learnt for n in c.weights))
 
     def experiment(self, scale: Scale, progress: Progress) -> Experiment:
         """All parts in turn: counts, invariants, times, then training, paired by seed."""
@@ -78,8 +82,9 @@ class ArchitectureCard(Card):
         checks: list[Check] = []
         if not self.rows:
             return checks
-        found = {name: count(name) for name in self.rows}
-        published = {n: (zoo.variant(n).paper_params, zoo.variant(n).paper_macs) for n in found}
+        kept = {r.name: r for r in zoo.rows()}
+        found = {n: (kept[n].params, kept[n].macs) for n in self.rows}
+        published = {n: (kept[n].paper_params, kept[n].paper_macs) for n in self.rows}
         for at, (kind, most) in enumerate(zip(("params", "MACs"), self.errors, strict=True)):
             if most is None:
                 continue
@@ -107,8 +112,8 @@ class ArchitectureCard(Card):
 
     def _worked(self, figures: dict[str, Figure]) -> list[Check]:
         assert self.trained is not None
-        names = list(dict.fromkeys(n for c in self.learnt for n in c.weights))
-        sizes = {n: sizes_of(self.trained.build(n), self.trained.example()) for n in names}
+        made = {n: self.trained.build(n) for n in self.networks()}
+        sizes = {n: sizes_of(model, self.trained.example()) for n, model in made.items()}
         for name, (params, macs) in sizes.items():
             figures[f"params, small {name}"] = counted(params, "")
             figures[f"MACs, small {name}"] = counted(macs, "MAC")
@@ -131,7 +136,7 @@ class ArchitectureCard(Card):
                 part.train,
                 seconds=SECONDS[scale],
                 threads=THREADS,
-                limit_s=300,
+                limit_s=600,
             )
             ratio: Figure = rows[part.ours]["ratio"]
             if part.per_mac:
@@ -153,7 +158,7 @@ class ArchitectureCard(Card):
         progress: Progress,
     ) -> list[Check]:
         assert self.trained is not None
-        names = list(dict.fromkeys(n for c in self.learnt for n in c.weights))
+        names = self.networks()
         found = scores(self.trained, names, seeds, scale, progress)
         units = {c.metric: c.unit for c in self.learnt}
         for name, metrics in found.items():

@@ -72,7 +72,7 @@ def small_detector(name: str) -> nn.Module:
     """LeYOLO at a quarter of Nano's width, or the C2f network of as many parameters."""
     if name == "LeYOLO":
         return LeYOLO(0.25, num_classes=len(DIGITS), in_channels=1)
-    return C2fYOLO((16, 24, 32), len(DIGITS))
+    return C2fYOLO((16, 32, 40), len(DIGITS))
 
 
 def detectors() -> list[Subject]:

@@ -31,11 +31,11 @@ from paredown.zoo._contmix import ContMix
 from paredown.zoo.overlock import FocusBlock, OverLoCK, Plan
 from paredown.zoo.unireplknet import UniRepLKNet
 
-LARGE, DEEP = ((13,), (13,)), ((3, 3), (3, 3))
+LARGE, DEEP = ((13,), (13,)), ((3, 3), (3, 3, 3))
 
 
 def small_lark(name: str) -> nn.Module:
-    """Two stages: one large-kernel block each (with branches or without), or two of 3x3."""
+    """Two stages: one block of 13x13 each (with branches or without), or two and three of 3x3."""
     model = opened(UniRepLKNet((16, 32), DEEP if "3x3" in name else LARGE, 10, 1, stride=2))
     for m in model.modules():
         if name.endswith("no branches") and isinstance(m, DilatedReparamConv):

@@ -52,7 +52,7 @@ class Residual(nn.Module):
 def small_maxim(name: str) -> nn.Module:
     """A narrow MAXIM of one stage with both axes or one, or a convolutional U-Net."""
     if name == "U-Net":
-        return Residual(UNet(1, 1, width=8, depth=3, padded=True, norm=True, dropout=0.0))
+        return Residual(UNet(1, 1, width=12, depth=3, padded=True, norm=True, dropout=0.0))
     return MAXIM(8, 1, 1, groups=1, bottlenecks=1, sizes=(4, 4, 2), axes=AXES[name])
 
 
@@ -111,7 +111,7 @@ class MAXIMCard(ArchitectureCard):
         denoised,
         small_maxim,
         images(1, 1, 32, 32),
-        {"quick": Plan(70), "full": Plan(1000)},
+        {"quick": Plan(60), "full": Plan(1000)},
         seeds={"quick": 3, "full": 10},
         floors={"PSNR": 0.01},
     )
@@ -123,8 +123,8 @@ class MAXIMCard(ArchitectureCard):
     )
 
 
-WINDOW, SIDE = 4, 16
-SWIN_LAYERS = 6
+WINDOW, SIDE = 4, 12
+SWIN_LAYERS = 12
 
 
 class PlainGroup(nn.Module):
@@ -153,11 +153,11 @@ class PlainGroup(nn.Module):
 
 
 def small_drct(name: str) -> DRCT:
-    """Three groups for twice the sides: dense ones, or plain ones of as many parameters."""
+    """Two groups for twice the sides: dense ones, or plain ones of as many parameters."""
     settings: dict[str, Any] = {"window": WINDOW, "image_size": SIDE, "features": 16}
-    net = DRCT(3, 1, scale=2, width=24, growth=8, num_heads=6, **settings)
+    net = DRCT(2, 1, scale=2, width=24, growth=8, num_heads=6, **settings)
     if name == "plain":
-        net.groups = nn.ModuleList(PlainGroup(24) for _ in range(3))
+        net.groups = nn.ModuleList(PlainGroup(24) for _ in range(2))
     return net
 
 
@@ -199,7 +199,7 @@ def scaled_sides() -> float:
 
 
 def groups() -> list[Subject]:
-    """Three plain and three dense groups' networks on 32 x 32 pictures."""
+    """Two plain and two dense groups' networks on 32 x 32 pictures."""
     x = torch.rand(1, 1, 32, 32)
     return [("plain", small_drct("plain"), (x,)), ("dense", small_drct("dense"), (x,))]
 
@@ -224,7 +224,7 @@ class DRCTCard(ArchitectureCard):
         enlarged,
         small_drct,
         images(1, 1, SIDE, SIDE),
-        {"quick": Plan(80), "full": Plan(1500)},
+        {"quick": Plan(70, side=2 * SIDE), "full": Plan(1500, side=2 * SIDE)},
         seeds={"quick": 3, "full": 10},
         floors={"PSNR": 0.01, "intensity kept": 0.001},
     )

@@ -54,11 +54,11 @@ def small_terminator(name: str) -> nn.Module:
     if name == "Terminator":
         return Terminator(10, 1, image_size=SIDE, factors=(12, 2, 1, 1, 1), dropout=(0.0,) * 5)
     model = nn.Sequential(
-        ConvNormAct(1, 24, 3),
-        BasicBlock(24, 24),
-        BasicBlock(24, 48, stride=2),
-        BasicBlock(48, 64, stride=2),
-        classifier(64, 10),
+        ConvNormAct(1, 32, 3),
+        BasicBlock(32, 32),
+        BasicBlock(32, 64, stride=2),
+        BasicBlock(64, 136, stride=2),
+        classifier(136, 10),
     )
     he_init(model)
     return model

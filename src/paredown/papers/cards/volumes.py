@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -132,7 +133,7 @@ def restored() -> float:
     torch.manual_seed(0)
     stage, x = small_rev(blocks=3).down[0], torch.randn(2, 8, 5, 4, 9)
     with torch.inference_mode():
-        return float((stage.inverse(stage(x)) - x).abs().max())
+        return apart(stage.inverse(stage(x)), x)
 
 
 def gradients_apart() -> float:
@@ -170,28 +171,26 @@ def growth(name: str) -> float:
     return step_peak(name, 16, 8, 8) / step_peak(name, 16, 8, 2)
 
 
-CAP = 48 * 2**20
-SIDES, WIDTHS = (16, 20, 24, 28, 32, 36, 40), (8, 12, 16, 20, 24, 32)
+SIDES, WIDTHS = (16, 20, 24, 28, 32), (8, 12, 16, 20, 24)
 
 
 def volume_ratio() -> float:
-    """Voxels of the largest cube that fits 48 MiB, reversible over stored; sides in steps of 4."""
-    most = {n: largest(n, SIDES, lambda s: (s, 8, 2)) for n in ("reversible", "stored")}
-    return (most["reversible"] / most["stored"]) ** 3
+    """Voxels that fit the memory of the twin's step on a cube of 16; sides in steps of 4."""
+    cap = step_peak("stored", 16, 8, 2)
+    return (largest(SIDES, lambda s: step_peak("reversible", s, 8, 2), cap) / 16) ** 3
 
 
 def width_ratio() -> float:
-    """Channels that fit 48 MiB on a cube of 20 voxels, reversible over stored."""
-    most = {n: largest(n, WIDTHS, lambda w: (20, w, 2)) for n in ("reversible", "stored")}
-    return most["reversible"] / most["stored"]
+    """Channels that fit the memory of the twin's step with eight; in steps of 4."""
+    cap = step_peak("stored", 16, 8, 2)
+    return largest(WIDTHS, lambda w: step_peak("reversible", 16, w, 2), cap) / 8
 
 
-def largest(name: str, sizes: tuple[int, ...], shape: object) -> int:
-    """The last size whose training step fits the cap; the smallest where none does."""
-    assert callable(shape)
+def largest(sizes: tuple[int, ...], peak: Callable[[int], int], cap: int) -> int:
+    """The last size whose peak fits the cap; the smallest where none does."""
     best = sizes[0]
     for size in sizes:
-        if step_peak(name, *shape(size)) > CAP:
+        if peak(size) > cap:
             break
         best = size
     return best
