@@ -12,6 +12,7 @@ from report import samples
 
 from paredown.cli import main
 from paredown.cli.main import VERBS
+from paredown.recipe import Recipe
 from paredown.result import Document
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -156,6 +157,73 @@ TIMED = ("bench", "check", "compare")
 )
 def test_the_document_has_the_golden_keys(verb: str) -> None:
     compared(verb, shape(SHAPES[verb]()))
+
+
+# Fields that are `dict[str, ...]` in the records: metrics, techniques, caches, packages. Which
+# names stand there is up to the run and the machine.
+OPEN = frozenset(
+    (
+        *("figures", "ratios", "predicted", "measured", "quantiles", "left_out"),
+        *("waterline_before", "waterline_after", "caches", "probe", "versions"),
+    )
+)
+
+
+def key_paths(value: Any, at: str = "", *, named: bool = True) -> dict[str, bool]:
+    """Every key path of a document, and whether anything stands below it.
+
+    A list has the paths of all its elements together, at ``[]``; the names of an open mapping are
+    one, ``*``. Nothing stands below an empty list or mapping, nor below null. A recipe is one leaf:
+    its form is held by its own record.
+    """
+    if at.endswith(".recipe"):
+        below = []
+    elif isinstance(value, list):
+        below = [(f"{at}[]", v, True) for v in value]
+    elif isinstance(value, dict):
+        below = [(f"{at}.{k if named else '*'}", v, k not in OPEN) for k, v in value.items()]
+    else:
+        below = []
+    found = {at: value not in (None, "NoneType", [], {})}
+    for path, v, names in below:
+        for p, filled in key_paths(v, path, named=names).items():
+            found[p] = found.get(p, False) or filled
+    return found
+
+
+def beyond(paths: dict[str, bool], others: dict[str, bool]) -> list[str]:
+    """Paths of one document that the other lacks, but for those below a place it leaves empty."""
+    empty = [path for path, filled in others.items() if not filled]
+
+    def excused(path: str) -> bool:
+        return any(path.startswith((f"{e}.", f"{e}[")) for e in empty)
+
+    return sorted(p for p in paths.keys() - others.keys() if not excused(p))
+
+
+@pytest.mark.slow
+def test_a_real_down_has_the_golden_keys() -> None:
+    only = [w for name in ("fold-norm", "weight-only", "static-int8") for w in ("--only", name)]
+    run = ("--to", "size <= 0.6x", "--effort", "30s", "--threads", "1", "--out", "pared-down")
+    doc = document("down", "net.py", *run, *only)
+    golden = json.loads((GOLDEN / "down.json").read_text())
+    found, kept = key_paths(doc), key_paths(golden)
+    assert beyond(found, kept) == []
+    assert beyond(kept, found) == []
+    for recipe in (doc["recipe"], *(t["recipe"] for t in doc["trials"])):
+        Recipe.model_validate(recipe)
+    # What no run may leave empty.
+    filled = (".constraints", ".trials", ".before.figures", ".after.figures", ".after.ratios.*.how")
+    assert [p for p in filled if not found.get(p)] == []
+
+
+def test_key_paths_tell_documents_apart() -> None:
+    one = {"a": [{"b": 1}, {"c": None}], "figures": {"size": {"how": "x"}}}
+    assert key_paths(one).keys() == {
+        *("", ".a", ".a[]", ".a[].b", ".a[].c", ".figures", ".figures.*", ".figures.*.how")
+    }
+    assert beyond(key_paths(one), key_paths({"a": [], "figures": {}})) == []
+    assert beyond(key_paths(one), key_paths({"a": [{"b": 1}], "figures": None})) == [".a[].c"]
 
 
 def test_every_verb_has_a_golden_file() -> None:
