@@ -20,6 +20,7 @@ BUILT_IN = {
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",
     "token-merging": "paredown.techniques.tokens.merging:TokenMerging",
+    "token-propagation": "paredown.techniques.tokens.propagation:TokenPropagation",
     "low-rank": "paredown.techniques.factorize.low_rank:LowRank",
     "recover": "paredown.techniques.distill.recover:Recover",
 }

@@ -25,6 +25,7 @@ MODULES = (
     "paredown.runtime.casts",
     "paredown.runtime.forms_lowrank",
     "paredown.runtime.token_merging",
+    "paredown.runtime.token_propagation",
 )
 
 

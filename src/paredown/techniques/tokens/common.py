@@ -58,6 +58,15 @@ class FewerTokens(Rewrite):
         """What the method's hook is told."""
         raise NotImplementedError
 
+    def idle(self) -> bool:
+        """Whether nothing is left to do where no token is given up."""
+        return True
+
+    @classmethod
+    def variants(cls) -> dict[str, dict[str, Any]]:
+        """Shares alone: how many tokens go matters more than how."""
+        return {f"{s:g}": {"share": s} for s in (0.25, 0.4, 0.55, 0.7)}
+
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Every pre-norm encoder block over the same tokens, ``path:tokens``."""
         model = workload.model
@@ -124,6 +133,9 @@ class FewerTokens(Rewrite):
 
     def _plan(self, workload: Workload, blocks: Blocks, sites: Sites) -> dict[str, int]:
         """Current block path -> tokens it gives up. Raises ``NotApplicable`` when none can go."""
+        for name, over in sites.overrides.items():
+            if alien := sorted(set(over) - {"share", "per_block"}):
+                raise InputError(f"{self.name}: {alien[0]} is one for the network, not of {name}")
         acting = {p: s for s, p in paths(workload, sites.ok)}
         chain = [b.path for b in blocks.chain if b.path in acting]
         left, plan = blocks.patches, dict[str, int]()
@@ -133,12 +145,9 @@ class FewerTokens(Rewrite):
             due = round(gone * (i + 1) / len(chain)) - round(gone * i / len(chain))
             plan[path] = min(own.per_block or due, max(0, self.most(left)))
             left -= plan[path]
-        if chain and not sum(plan.values()) and self.acts_without_removal is False:
+        if chain and not sum(plan.values()) and self.idle():
             raise NotApplicable(f"{self.share:g} of {blocks.patches} patches rounds to none")
         return plan
-
-    acts_without_removal: ClassVar[bool] = False
-    """Whether there is something to do where no token is given up."""
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Put the hook on the model: nothing else changes, no weight, no name."""
