@@ -1,7 +1,10 @@
-"""Small models for the tests of runs: a recurrent decoder, a streaming filter, a denoiser."""
+"""Small models for the tests of runs (a decoder, a filter, a denoiser), and a run recorded."""
 
 import torch
 from torch import nn
+
+from paredown.graph import rules
+from paredown.graph.record import Recorder
 
 
 class Decoder(nn.Module):
@@ -51,3 +54,12 @@ class Denoiser(nn.Module):
 
     def forward(self, x, t):
         return self.net(x + self.time(t))
+
+
+def ran(w):
+    """The graph of a workload recorded while it really runs, priced: what a capture must equal."""
+    recorder = Recorder(w.model)
+    recorder.declare(w)
+    with recorder, torch.no_grad():
+        out = w.once()
+    return rules.annotate(recorder.finish(out))

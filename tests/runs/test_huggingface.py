@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from loop_nets import ran
 
 transformers = pytest.importorskip("transformers")
 
@@ -12,9 +13,7 @@ from paredown import Workload, runtime, targets  # noqa: E402
 from paredown.adapters.hf_run import Asked, split  # noqa: E402
 from paredown.cli import main  # noqa: E402
 from paredown.errors import TargetError  # noqa: E402
-from paredown.graph import rules  # noqa: E402
 from paredown.graph.capture import capture  # noqa: E402
-from paredown.graph.record import Recorder  # noqa: E402
 from paredown.runs import Generate  # noqa: E402
 from paredown.runtime.facade import Facade  # noqa: E402
 from paredown.runtime.gate import gate  # noqa: E402
@@ -76,12 +75,7 @@ def test_tokens_are_those_of_the_librarys_own_generate(family, padded):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_capture_is_the_real_run(family):
     w = generating(family)
-    fake = capture(w)
-    recorder = Recorder(w.model)
-    recorder.declare(w)
-    with recorder, torch.no_grad():
-        out = w.once()
-    real = rules.annotate(recorder.finish(out))
+    fake, real = capture(w), ran(w)
     assert [n.op for n in fake.work_nodes()] == [n.op for n in real.work_nodes()]
     assert fake.macs == real.macs > 0
     assert fake.unpriced == []

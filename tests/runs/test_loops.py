@@ -4,14 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from loop_nets import Decoder, Denoiser, Filter
+from loop_nets import Decoder, Denoiser, Filter, ran
 from torch import nn
 
 from paredown import Workload
 from paredown.errors import CaptureError, InputError, TargetError
-from paredown.graph import rules
 from paredown.graph.capture import capture
-from paredown.graph.record import Recorder
 from paredown.runs import DDIM, Generate, Sample, Stream
 from paredown.targets import validate
 
@@ -109,12 +107,7 @@ def test_a_scheduler_of_another_library_is_taken():
 @pytest.mark.parametrize("run", ALL)
 def test_capture_is_the_real_run(run):
     w = ALL[run]()
-    fake = capture(w)
-    recorder = Recorder(w.model)
-    recorder.declare(w)
-    with recorder, torch.no_grad():
-        out = w.once()
-    real = rules.annotate(recorder.finish(out))
+    fake, real = capture(w), ran(w)
     assert [n.op for n in fake.work_nodes()] == [n.op for n in real.work_nodes()]
     assert fake.macs == real.macs > 0
     assert fake.unpriced == []

@@ -1,4 +1,4 @@
-"""Gaussian diffusion: the noise schedule, and samplers that run any noise-predicting network.
+"""Gaussian diffusion: the noise schedule, samplers of any noise-predicting network, guidance.
 
 Ho et al. 2020 (DDPM, arXiv:2006.11239), Song et al. 2021 (DDIM, arXiv:2010.02502), Ho & Salimans
 2022 (classifier-free guidance, arXiv:2207.12598).
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paredown.errors import InputError
 
@@ -76,6 +76,58 @@ class Diffusion:
     def _scales(self, like: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         left = self.alpha_bar.to(like.device)[t].reshape(-1, *([1] * (like.ndim - 1)))
         return left.sqrt().to(like.dtype), (1 - left).sqrt().to(like.dtype)
+
+
+class ClassConditional(nn.Module):
+    """Base of networks that predict noise from noisy latents, time steps and classes ``(batch,)``.
+
+    Class ``num_classes`` is "no class", for guidance; while training a class is replaced by it with
+    probability ``class_dropout``. Raises ``InputError`` where that is no probability.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, class_dropout: float) -> None:
+        super().__init__()
+        if not 0 <= class_dropout <= 1:
+            raise InputError(f"class_dropout is a probability, got {class_dropout}")
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.class_dropout = class_dropout
+
+    @property
+    def known_classes(self) -> int:
+        """Rows of a table of classes, "no class" among them where it is ever told."""
+        return self.num_classes + (1 if self.class_dropout else 0)
+
+    def told(self, y: Tensor) -> Tensor:
+        """The classes, while training some of them forgotten."""
+        if not (self.training and self.class_dropout):
+            return y
+        lost = torch.rand(y.shape, device=y.device) < self.class_dropout
+        return torch.where(lost, self.num_classes, y)
+
+    def sample(
+        self,
+        noise: Tensor,
+        y: Tensor,
+        *,
+        steps: int = 50,
+        guidance: float = 1.0,
+        diffusion: Diffusion | None = None,
+    ) -> Tensor:
+        """Latents from noise ``(batch, in_channels, h, w)`` for classes ``(batch,)``, DDIM.
+
+        ``guidance`` above 1 pushes towards the class, at two runs of the network a step.
+        """
+        if guidance != 1 and not self.class_dropout:
+            raise InputError("guidance needs a network built with class_dropout > 0")
+        predict = self._denoiser(y)
+        if guidance != 1:
+            none = torch.full_like(y, self.num_classes)
+            predict = guided(predict, self._denoiser(none), guidance)
+        return (diffusion or Diffusion()).sample(predict, noise, steps=steps)
+
+    def _denoiser(self, y: Tensor) -> Denoiser:
+        """The noise alone, for these classes."""
+        return lambda x, t: self(x, t, y)[:, : self.in_channels]
 
 
 def guided(conditional: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.errors import InputError, UnknownName
-from paredown.nn.diffusion import Denoiser, Diffusion, guided
+from paredown.nn.diffusion import ClassConditional
 from paredown.nn.features import need_size
 from paredown.nn.norm import LayerNorm2d
 from paredown.zoo.dit import TimeEmbed
@@ -92,7 +92,7 @@ def grow(channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.PixelShuffle(2))
 
 
-class DiCo(nn.Module):
+class DiCo(ClassConditional):
     """DiCo for latents ``(batch, in_channels, h, w)``, time steps and classes ``(batch,)``.
 
     Sides are multiples of 4. Returns noise and, with ``learn_sigma``, as many channels of variance
@@ -113,18 +113,13 @@ class DiCo(nn.Module):
         class_dropout: float = 0.1,
         attention: bool = True,
     ) -> None:
-        super().__init__()
-        if not 0 <= class_dropout <= 1:
-            raise InputError(f"class_dropout is a probability, got {class_dropout}")
+        super().__init__(num_classes, in_channels, class_dropout)
         if len(depths) != len(LEVELS):
             raise InputError(f"DiCo has {len(LEVELS)} groups of blocks, got depths {depths}")
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.class_dropout = class_dropout
         widths = [channels * 2**i for i in range(3)]
         self.embed = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.times = nn.ModuleList(TimeEmbed(w) for w in widths)
-        known = num_classes + (1 if class_dropout else 0)
-        self.classes = nn.ModuleList(nn.Embedding(known, w) for w in widths)
+        self.classes = nn.ModuleList(nn.Embedding(self.known_classes, w) for w in widths)
         self.groups = nn.ModuleList(
             nn.ModuleList(DiCoBlock(widths[at], ratio, attention=attention) for _ in range(depth))
             for at, depth in zip(LEVELS, depths, strict=True)
@@ -141,9 +136,7 @@ class DiCo(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Noisy latents, their time steps and classes to noise (and variance logits)."""
         need_size(x, network="DiCo", multiple=4)
-        if self.training and self.class_dropout:
-            lost = torch.rand(y.shape, device=y.device) < self.class_dropout
-            y = torch.where(lost, self.num_classes, y)
+        y = self.told(y)
         told = [time(t) + known(y) for time, known in zip(self.times, self.classes, strict=True)]
         x, passed = self.embed(x), list[Tensor]()
         for i, (group, level) in enumerate(zip(self.groups, LEVELS, strict=True)):
@@ -157,31 +150,6 @@ class DiCo(nn.Module):
                 x = self.shrinks[i](x)
         shift, scale = self.modulation(F.silu(told[1])).chunk(2, 1)
         return self.head(modulated(self.norm(x), shift, scale))
-
-    def sample(
-        self,
-        noise: Tensor,
-        y: Tensor,
-        *,
-        steps: int = 50,
-        guidance: float = 1.0,
-        diffusion: Diffusion | None = None,
-    ) -> Tensor:
-        """Latents from noise ``(batch, in_channels, h, w)`` for classes ``(batch,)``, DDIM.
-
-        ``guidance`` above 1 pushes towards the class, at two runs of the network a step.
-        """
-        if guidance != 1 and not self.class_dropout:
-            raise InputError("guidance needs a network built with class_dropout > 0")
-        predict = self._denoiser(y)
-        if guidance != 1:
-            none = torch.full_like(y, self.num_classes)
-            predict = guided(predict, self._denoiser(none), guidance)
-        return (diffusion or Diffusion()).sample(predict, noise, steps=steps)
-
-    def _denoiser(self, y: Tensor) -> Denoiser:
-        """The noise alone, for these classes."""
-        return lambda x, t: self(x, t, y)[:, : self.in_channels]
 
     def _init(self) -> None:
         """Xavier for maps and convolutions, zeros where blocks start as the identity."""

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paredown.errors import InputError, UnknownName
+from paredown.errors import UnknownName
 from paredown.nn.act import gelu_tanh
-from paredown.nn.diffusion import Denoiser, Diffusion, guided
+from paredown.nn.diffusion import ClassConditional
 from paredown.nn.embed import PatchEmbed, patches, sincos_2d
 from paredown.nn.features import need_size
 from paredown.nn.init import small_init
@@ -70,7 +70,7 @@ class DiTBlock(nn.Module):
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
-class DiT(nn.Module):
+class DiT(ClassConditional):
     """DiT for latents ``(batch, in_channels, size, size)``, time steps and classes ``(batch,)``.
 
     Returns noise and, with ``learn_sigma``, as many channels of variance logits behind it:
@@ -93,17 +93,13 @@ class DiT(nn.Module):
         learn_sigma: bool = True,
         class_dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        if not 0 <= class_dropout <= 1:
-            raise InputError(f"class_dropout is a probability, got {class_dropout}")
+        super().__init__(num_classes, in_channels, class_dropout)
         self.side, self.image_size, self.patch = patches(image_size, patch), image_size, patch
-        self.in_channels, self.num_classes = in_channels, num_classes
         self.out_channels = in_channels * (2 if learn_sigma else 1)
-        self.class_dropout = class_dropout
         self.embed = PatchEmbed(in_channels, channels, patch)
         self.register_buffer("position", sincos_2d(self.side, channels), persistent=False)
         self.time = TimeEmbed(channels)
-        self.classes = nn.Embedding(num_classes + (1 if class_dropout else 0), channels)
+        self.classes = nn.Embedding(self.known_classes, channels)
         self.blocks = nn.ModuleList(DiTBlock(channels, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(channels, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(channels, 2 * channels)
@@ -115,40 +111,13 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """Noisy latents, their time steps and classes to noise (and variance logits)."""
         need_size(x, network="DiT", exactly=self.image_size)
-        if self.training and self.class_dropout:
-            lost = torch.rand(y.shape, device=y.device) < self.class_dropout
-            y = torch.where(lost, self.num_classes, y)
+        y = self.told(y)
         condition = self.time(t) + self.classes(y)
         x = self.embed(x) + self.position
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(F.silu(condition)).unsqueeze(1).chunk(2, -1)
         return self._image(self.head(self.norm(x) * (1 + scale) + shift))
-
-    def sample(
-        self,
-        noise: Tensor,
-        y: Tensor,
-        *,
-        steps: int = 50,
-        guidance: float = 1.0,
-        diffusion: Diffusion | None = None,
-    ) -> Tensor:
-        """Latents from noise ``(batch, in_channels, size, size)`` for classes ``(batch,)``, DDIM.
-
-        ``guidance`` above 1 pushes towards the class, at two runs of the network a step.
-        """
-        none = torch.full_like(y, self.num_classes)
-        if guidance != 1 and not self.class_dropout:
-            raise InputError("guidance needs a network built with class_dropout > 0")
-        predict = self._denoiser(y)
-        if guidance != 1:
-            predict = guided(predict, self._denoiser(none), guidance)
-        return (diffusion or Diffusion()).sample(predict, noise, steps=steps)
-
-    def _denoiser(self, y: Tensor) -> Denoiser:
-        """The noise alone, for these classes."""
-        return lambda x, t: self(x, t, y)[:, : self.in_channels]
 
     def _image(self, x: Tensor) -> Tensor:
         """Patches ``(batch, tokens, patch * patch * channels)`` back to a map."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,7 +50,58 @@ class FasterNetBlock(nn.Module):
         return x + self.drop(self.project(self.expand(self.mixer(x))))
 
 
-class FasterNet(nn.Module):
+class Pyramid(nn.Module):
+    """FasterNet's skeleton: stages of blocks, each behind a merging convolution; a pooled head.
+
+    ``(batch, in_channels, h, w)`` to logits ``(batch, num_classes)``, or with ``features_only`` to
+    the stages' outputs. ``block`` makes a block of a stage: ``(stage, channels, drop)``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depths: Sequence[int],
+        num_classes: int,
+        in_channels: int,
+        *,
+        block: Callable[[int, int, float], nn.Module],
+        features: int,
+        act: Activation,
+        drop: float,
+        features_only: bool,
+    ) -> None:
+        super().__init__()
+        self.least = 4 * 2 ** (len(depths) - 1)
+        rates = iter(rising_rates(drop, sum(depths)))
+        stages: list[nn.Module] = []
+        channels = in_channels
+        for i, depth in enumerate(depths):
+            outputs, step = width * 2**i, 2 if i else 4
+            merge = ConvNormAct(channels, outputs, step, stride=step, padding=0, act=None)
+            blocks = (block(i, outputs, next(rates)) for _ in range(depth))
+            stages.append(nn.Sequential(merge, *blocks))
+            channels = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = None
+        if not features_only:
+            self.head = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(channels, features, 1, bias=False),
+                act(),
+                nn.Flatten(1),
+                nn.Linear(features, num_classes),
+            )
+        self.apply(small_init)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Images to logits, or to the stages' outputs."""
+        need_size(x, network=type(self).__name__, minimum=self.least)
+        if self.head is None:
+            return tapped(self.stages, x, range(len(self.stages)))
+        return self.head(self.stages(x))
+
+
+class FasterNet(Pyramid):
     """FasterNet for ``(batch, in_channels, h, w)`` images of sides 32 or more.
 
     Returns logits ``(batch, num_classes)``, or with ``features_only`` the outputs of the four
@@ -71,38 +122,21 @@ class FasterNet(nn.Module):
         drop: float = 0.0,
         features_only: bool = False,
     ) -> None:
-        super().__init__()
-        self.least = 4 * 2 ** (len(depths) - 1)
-        rates = iter(rising_rates(drop, sum(depths)))
-        stages: list[nn.Module] = []
-        channels = in_channels
-        for i, depth in enumerate(depths):
-            outputs, step = width * 2**i, 2 if i else 4
-            merge = ConvNormAct(channels, outputs, step, stride=step, padding=0, act=None)
-            blocks = (
-                FasterNetBlock(outputs, ratio=ratio, share=share, act=act, drop=next(rates))
-                for _ in range(depth)
-            )
-            stages.append(nn.Sequential(merge, *blocks))
-            channels = outputs
-        self.stages = nn.Sequential(*stages)
-        self.head = None
-        if not features_only:
-            self.head = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1),
-                nn.Conv2d(channels, features, 1, bias=False),
-                act(),
-                nn.Flatten(1),
-                nn.Linear(features, num_classes),
-            )
-        self.apply(small_init)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Images to logits, or to the stages' outputs."""
-        need_size(x, network="FasterNet", minimum=self.least)
-        if self.head is None:
-            return tapped(self.stages, x, range(len(self.stages)))
-        return self.head(self.stages(x))
+        def block(_: int, channels: int, rate: float) -> nn.Module:
+            return FasterNetBlock(channels, ratio=ratio, share=share, act=act, drop=rate)
+
+        super().__init__(
+            width,
+            depths,
+            num_classes,
+            in_channels,
+            block=block,
+            features=features,
+            act=act,
+            drop=drop,
+            features_only=features_only,
+        )
 
 
 def fasternet(

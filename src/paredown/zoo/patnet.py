@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from paredown.errors import InputError, UnknownName
 from paredown.nn.act import Activation, gelu, relu
 from paredown.nn.conv import ConvNormAct
-from paredown.nn.drop import drop_path, rising_rates
-from paredown.nn.features import need_size, tapped
-from paredown.nn.init import small_init
+from paredown.nn.drop import drop_path
 from paredown.nn.norm import LayerNorm2d
+from paredown.zoo.fasternet import Pyramid
 
 
 class Plan(NamedTuple):
@@ -191,7 +190,7 @@ class PATBlock(nn.Module):
         return x + self.drop(self.mlp(self.mixer(x)))
 
 
-class PATNet(nn.Module):
+class PATNet(Pyramid):
     """PATNet for ``(batch, in_channels, h, w)`` images of sides 32 or more; defaults are T0.
 
     Returns logits ``(batch, num_classes)``, or with ``features_only`` the outputs of the four
@@ -209,44 +208,29 @@ class PATNet(nn.Module):
         drop: float = 0.0,
         features_only: bool = False,
     ) -> None:
-        super().__init__()
-        rates = iter(rising_rates(drop, sum(plan.depths)))
-        stages: list[nn.Module] = []
-        channels, last = in_channels, len(plan.depths) - 1
-        for i, depth in enumerate(plan.depths):
-            outputs, step = plan.width * 2**i, 2 if i else 4
-            merge = ConvNormAct(channels, outputs, step, stride=step, padding=0, act=None)
-            blocks = (
-                PATBlock(
-                    outputs,
-                    num_heads=plan.heads if i == last else 0,
-                    ratio=ratio,
-                    spatial=plan.spatial,
-                    act=plan.act,
-                    drop=next(rates),
-                )
-                for _ in range(depth)
-            )
-            stages.append(nn.Sequential(merge, *blocks))
-            channels = outputs
-        self.stages = nn.Sequential(*stages)
-        self.head = None
-        if not features_only:
-            self.head = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1),
-                nn.Conv2d(channels, features, 1, bias=False),
-                plan.act(),
-                nn.Flatten(1),
-                nn.Linear(features, num_classes),
-            )
-        self.apply(small_init)
+        last = len(plan.depths) - 1
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Images to logits, or to the stages' outputs."""
-        need_size(x, network="PATNet", minimum=32)
-        if self.head is None:
-            return tapped(self.stages, x, range(len(self.stages)))
-        return self.head(self.stages(x))
+        def block(stage: int, channels: int, rate: float) -> nn.Module:
+            return PATBlock(
+                channels,
+                num_heads=plan.heads if stage == last else 0,
+                ratio=ratio,
+                spatial=plan.spatial,
+                act=plan.act,
+                drop=rate,
+            )
+
+        super().__init__(
+            plan.width,
+            plan.depths,
+            num_classes,
+            in_channels,
+            block=block,
+            features=features,
+            act=plan.act,
+            drop=drop,
+            features_only=features_only,
+        )
 
 
 def patnet(
