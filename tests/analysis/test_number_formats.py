@@ -219,6 +219,11 @@ def test_overflow_as_ieee_says():
     assert form.round(x, "up").tolist() == [65504, inf, inf, inf, -65504]
     assert form.round(x, "down").tolist() == [65504] * 4 + [-inf]
     assert form.round(x, "zero").tolist() == [65504] * 4 + [-65504]
+    wide, last = Float(11, 20), torch.full((2,), 1.7976931348623157e308, dtype=torch.float64)
+    last[0] = wide.largest
+    assert wide.round(last).tolist() == [wide.largest, inf]
+    assert wide.round(-last, "up").tolist() == [-wide.largest] * 2
+    assert wide.round(last, "down").tolist() == [wide.largest] * 2
     whole = Float(5, 10, saturate=True)
     assert whole.round(torch.tensor([inf, -inf, 1e6])).tolist() == [65504, -65504, 65504]
     assert whole.round(torch.tensor([float("nan")])).isnan().all()

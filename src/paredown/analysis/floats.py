@@ -122,11 +122,14 @@ class Float:
         v = x.detach().to(torch.float64 if wide else torch.float32)
         finite = torch.isfinite(v)
         m, e = torch.frexp(torch.where(finite, v, 0.0))
-        e = e.to(torch.int64)
-        unit = (e - 1).clamp(min=self.smallest_exponent) if self.subnormals else e - 1
-        unit = unit - self.significand
-        whole = rounded(m * power_of_two((e - unit).clamp(min=_TINY), v.dtype), rounding, generator)
-        y = whole * power_of_two(unit, v.dtype)
+        unit = e - (1 + self.significand)
+        least = self.smallest_exponent - self.significand
+        if self.subnormals:
+            unit = unit.clamp(min=least)
+        up = power_of_two((e - unit).clamp(min=_TINY), v.dtype, normal=True)
+        # The distance of two numbers is a normal number of the working format in most formats.
+        plain = self.subnormals and least >= (-1022 if wide else -126)
+        y = rounded(m * up, rounding, generator) * power_of_two(unit, v.dtype, normal=plain)
         if not self.subnormals:
             y = torch.where(y.abs() < self.smallest, torch.copysign(torch.zeros_like(y), v), y)
         y = torch.where(y.abs() > self.largest, self._overflow(v, rounding), y)
@@ -135,10 +138,10 @@ class Float:
 
     def _overflow(self, v: Tensor, rounding: Rounding) -> Tensor:
         """What a finite value whose rounding lies beyond `largest` becomes."""
-        top = torch.full_like(v, self.largest)
+        top = torch.tensor(self.largest, dtype=v.dtype, device=v.device)
         if self.saturate or self.specials == "none" or rounding in ("zero", "odd"):
             return torch.copysign(top, v)
-        beyond = torch.full_like(v, float("inf") if self.specials == "ieee" else float("nan"))
+        beyond = torch.full_like(top, float("inf") if self.specials == "ieee" else float("nan"))
         if rounding == "up":
             return torch.where(v > 0, beyond, -top)
         if rounding == "down":

@@ -67,13 +67,20 @@ def rounded(
     return torch.copysign(low + above, x)
 
 
-def power_of_two(exponent: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """``2 ** exponent`` exactly, subnormals included; 0 below them, infinity above."""
+def power_of_two(
+    exponent: Tensor, dtype: torch.dtype = torch.float64, *, normal: bool = False
+) -> Tensor:
+    """``2 ** exponent`` exactly, subnormals included; 0 below them, infinity above.
+
+    ``normal`` promises that no exponent lies below the smallest normal number's or is too large.
+    """
     bias, bits, whole = (
         (1023, 52, torch.int64) if dtype == torch.float64 else (127, 23, torch.int32)
     )
+    if normal:
+        return ((exponent.to(whole) + bias) << bits).view(dtype)
     e = exponent.to(torch.int64).clamp(-bias - bits, bias + 1)
-    normal = (e + bias).clamp(min=0) << bits
+    large = (e + bias).clamp(min=0) << bits
     small = torch.ones_like(e) << (e + bias - 1 + bits).clamp(0, bits - 1)
-    code = torch.where(e > -bias, normal, torch.where(e < 1 - bias - bits, 0, small))
+    code = torch.where(e > -bias, large, torch.where(e < 1 - bias - bits, 0, small))
     return code.to(whole).view(dtype)

@@ -23,10 +23,9 @@ from paredown.technique import Change, Choice, Decisions, Lowers, Rewrite, Sites
 from paredown.techniques.quantize.common import (
     Usage,
     dtype_name,
-    gather,
-    kind_of,
     matrix,
     paths,
+    weighted_sites,
 )
 from paredown.workload import Workload
 
@@ -65,17 +64,12 @@ def linear_sites(workload: Workload, graph: Graph) -> Sites:
     """Every linear and ``Conv1D`` whose weight is its own."""
     usage = Usage(workload, graph)
 
-    def judge(path: str, module: nn.Module) -> str | bool | None:
-        kind = kind_of(module)
-        if kind is None:
-            return False
-        if not path:
-            return "the model is this layer alone: wrap it in a module"
+    def judge(kind: str, module: nn.Module) -> str | None:
         if kind != "linear":
             return "only linear layers take NormalFloat weights"
         return usage.why_not(module)
 
-    return gather(workload, "weight", judge)
+    return weighted_sites(workload, judge)
 
 
 def packed(old: Any, double: bool, rank: int = 0, alpha: float = 16.0) -> NF4Linear:
