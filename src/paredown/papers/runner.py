@@ -30,6 +30,7 @@ CARDS = {
     "apriori-conv": "waves:AprioriConvCard",
     "pychop": "number_formats:PychopCard",
     "llm-int8": "language:LLMInt8Card",
+    "qlora": "adapters:QLoRACard",
     "ghostnetv2": "convnets:GhostNetV2Card",
     "inceptionnext": "convnets:InceptionNeXtCard",
     "simplenet": "convnets:SimpleNetCard",
