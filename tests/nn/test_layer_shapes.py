@@ -13,12 +13,14 @@ from paredown.errors import InputError
 from paredown.nn.broad import (
     ParallelResidual,
     ResidualConv,
+    broaden,
     parallelise,
     truncation_error,
 )
 from paredown.nn.factored_conv import FactoredConv2d
 from paredown.nn.group import GroupCost, balanced_group_size, group_conv, regroup
 from paredown.nn.hourglass import HourglassMlp, ResidualMlpBlock, trained_params
+from paredown.nn.inverted import InvertedResidual
 from paredown.nn.pooled import PooledBottleneck, PooledMixer
 
 
@@ -136,6 +138,32 @@ def test_as_many_groups_as_layers_change_nothing():
     assert len(parallelise(layers, 2)) == 2
     with pytest.raises(InputError, match="do not divide"):
         parallelise(layers, 3)
+
+
+def mobile(m):
+    return isinstance(m, InvertedResidual) and m.thin_skip
+
+
+def test_runs_of_any_residual_blocks_are_made_broad():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 1), *(InvertedResidual(6, 6) for _ in range(4)), InvertedResidual(6, 8)
+    ).eval()
+    wide, half = broaden(model, mobile), broaden(model, mobile, 2)
+    assert [len(wide), len(half), len(model)] == [3, 4, 6]
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        start = model[0](x)
+        want = start + sum(block(start) - start for block in model[1:5])
+        torch.testing.assert_close(wide(x), model[5](want))
+        middle = start + sum(block(start) - start for block in model[1:3])
+        want = middle + sum(block(middle) - middle for block in model[3:5])
+        torch.testing.assert_close(half(x), model[5](want))
+    assert sum(p.numel() for p in wide.parameters()) == sum(p.numel() for p in model.parameters())
+    assert truncation_error(list(model[1:5]), start) > 0
+    for left in (lambda: broaden(model, mobile, 3), lambda: broaden(model[:2], mobile)):
+        with pytest.raises(InputError, match="no run of like"):
+            left()
 
 
 def test_the_dropped_terms_are_of_second_order():

@@ -6,7 +6,8 @@ those turns a deep stack into one broad layer with the same parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -113,14 +114,86 @@ def parallelise(layers: Sequence[ResidualConv], groups: int = 1) -> nn.Sequentia
     )
 
 
+class ParallelBlocks(nn.Module):
+    """``x + sum F_i(x)`` of blocks that each are ``x + F_i(x)``, whatever is inside them.
+
+    Written as ``sum block_i(x) - (D - 1) x``, so the blocks and their names stay as they are.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not blocks:
+            raise InputError("a parallel layer needs at least one block")
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as ``x``."""
+        out = x * (1 - len(self.blocks))
+        for block in self.blocks:
+            out = out + block(x)
+        return out
+
+
+def broaden(model: nn.Module, residual: Callable[[nn.Module], bool], groups: int = 1) -> nn.Module:
+    """A copy of a model, its runs of like residual blocks made ``groups`` parallel layers each.
+
+    ``residual`` says of a module whether it is ``x + F(x)``, as ``lambda m: isinstance(m,
+    InvertedResidual) and m.thin_skip``. A run is a chain of them in a ``Sequential`` with
+    parameters of the same names and shapes; one that the groups do not divide is left as it is, and
+    so are single blocks. Raises ``InputError`` where nothing is left to be made broad.
+    """
+    if groups < 1:
+        raise InputError(f"runs become at least one group, got {groups}")
+    out, made = copy.deepcopy(model), 0
+    for parent in list(out.modules()):
+        # A class of its own may run its children otherwise.
+        if type(parent) is not nn.Sequential:
+            continue
+        children, taken = list(parent), list[nn.Module]()
+        for run in _runs(children, residual):
+            each, left = divmod(len(run), groups)
+            if left or each < 2:
+                taken += run
+                continue
+            taken += [ParallelBlocks(run[i : i + each]) for i in range(0, len(run), each)]
+            made += 1
+        if len(taken) < len(children):
+            for name in list(parent._modules):
+                del parent._modules[name]
+            for i, child in enumerate(taken):
+                parent.add_module(str(i), child)
+    if not made:
+        raise InputError("no run of like residual blocks to be made broad")
+    return out
+
+
+def _runs(
+    children: Sequence[nn.Module], residual: Callable[[nn.Module], bool]
+) -> list[list[nn.Module]]:
+    """Children in order, like residual neighbours together and others alone."""
+
+    def form(m: nn.Module) -> object:
+        return type(m), [(n, p.shape) for n, p in m.named_parameters()]
+
+    runs: list[list[nn.Module]] = []
+    for child in children:
+        joins = runs and residual(child) and residual(runs[-1][-1])
+        if joins and form(child) == form(runs[-1][-1]):
+            runs[-1].append(child)
+        else:
+            runs.append([child])
+    return runs
+
+
 @torch.no_grad()
-def truncation_error(layers: Sequence[ResidualConv], x: Tensor) -> float:
+def truncation_error(layers: Sequence[nn.Module], x: Tensor) -> float:
     """What the parallel form drops, as a share of what it keeps, on this input.
 
-    The norm of the stack's output minus the parallel one's, over that of ``sum F_i(x)``.
+    The norm of the stack's output minus the parallel one's, over that of ``sum F_i(x)``; layers are
+    any that are ``x + F_i(x)``. Measured on calibration data it says which runs to make broad.
     """
     deep = x
     for layer in layers:
         deep = layer(deep)
-    kept = sum((layer.branch(x) for layer in layers), torch.zeros_like(x))
+    kept = sum((layer(x) - x for layer in layers), torch.zeros_like(x))
     return float((deep - x - kept).norm() / kept.norm())

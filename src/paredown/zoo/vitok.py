@@ -77,7 +77,7 @@ class ViTok(nn.Module):
         self.decoder = Coder(*decoder)
         self.pixels = nn.ConvTranspose3d(decoder[0], in_channels, box, box)
         for m in self.modules():
-            if isinstance(m, nn.Linear):
+            if isinstance(m, (nn.Linear, nn.Conv3d)):
                 nn.init.xavier_uniform_(m.weight)
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from paredown.errors import UnknownName
 from paredown.nn.conv import ConvNormAct, OneShotAggregation, classifier, he_init
-from paredown.nn.features import tapped
+from paredown.nn.features import need_size, tapped
 
 # Per stage: width of the 3x3 chain, output channels, number of OSA modules.
 STAGES: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -20,7 +20,7 @@ STAGES: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 class VoVNet(nn.Module):
-    """VoVNet for ``(batch, in_channels, h, w)`` images of any size.
+    """VoVNet for ``(batch, in_channels, h, w)`` images that leave a pixel for every pool.
 
     Returns logits ``(batch, num_classes)``, or with ``features_only`` the outputs of the stages
     (strides 4 to 32).
@@ -45,6 +45,8 @@ class VoVNet(nn.Module):
             ConvNormAct(stem[0], stem[1], 3),
             ConvNormAct(stem[1], stem[2], 3, stride=2),
         )
+        # A pool of three pixels needs two to put out one; the stem halves twice, rounding up.
+        self.least = 4 * (2 ** (len(stages) - 1) - 1) + 1
         channels, built = stem[2], []
         for i, (width, outputs, modules) in enumerate(stages):
             stage: list[nn.Module] = [nn.MaxPool2d(3, 2, ceil_mode=True)] if i else []
@@ -58,6 +60,7 @@ class VoVNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Images to logits, or to the stages' outputs."""
+        need_size(x, network="VoVNet", minimum=self.least)
         if self.head is None:
             return tapped(self.stages, self.stem(x), range(len(self.stages)))
         return self.head(self.stages(self.stem(x)))

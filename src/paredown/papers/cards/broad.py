@@ -102,7 +102,7 @@ def trained(shape: Shape, layout: Layout, seed: int, epochs: int) -> dict[str, f
         }
 
 
-Found = dict[tuple[Shape, Layout, int], dict[str, float]]
+Found = dict[tuple[Shape, str, int], dict[str, float]]
 
 
 def all_trained(scale: Scale, seeds: Sequence[int], progress: Progress) -> Found:
