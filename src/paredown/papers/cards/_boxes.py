@@ -25,7 +25,7 @@ class Plan:
 
     steps: int
     batch: int = 8
-    rate: float = 4e-3
+    rate: float = 1.5e-2
 
 
 def canvases(part: str, count: int, generator: torch.Generator) -> tuple[Tensor, list[Target]]:

@@ -28,7 +28,7 @@ class Plan:
     steps: int
     batch: int = 16
     rate: float = 4e-3
-    noise: float = 0.5
+    noise: float = 0.8
 
 
 def clips(part: str, count: int, generator: torch.Generator, noise: float) -> tuple[Tensor, Tensor]:

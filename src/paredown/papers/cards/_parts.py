@@ -99,6 +99,7 @@ def better(
 class Trained:
     """Small networks on a small task: ``score(build, name, seed, plan)`` gives metrics.
 
+    Plans, and the figures that a network is to reach, were set in pilot runs with other seeds.
     ``score`` and ``build`` are importable. ``example`` gives the inputs on which parameters and
     MACs are counted; ``floors`` is the finest difference that judging can show, per metric.
     """

@@ -97,7 +97,7 @@ class LeYOLOCard(ArchitectureCard):
         _boxes.precision,
         small_detector,
         images(1, 1, SIDE, SIDE),
-        {"quick": Plan(90), "full": Plan(1500)},
+        {"quick": Plan(100), "full": Plan(1500)},
         seeds={"quick": 3, "full": 8},
         floors={"mAP50": 0.005},
     )

@@ -107,7 +107,10 @@ def sameness(model: DiCo, inputs: tuple[Tensor, ...]) -> float:
 
 
 def generated(build: Build, name: str, seed: int, plan: Plan) -> dict[str, float]:
-    """Distance of 300 samples from held-out scans, classes told right, channels alike (DiCo)."""
+    """Distance of 300 samples from held-out scans, classes told right, channels alike (DiCo).
+
+    ``closeness`` is 1 for the scans' own distribution and 0 for the noise sampling begins with.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model, process = build(name), Diffusion(PROCESS_STEPS, 1e-3, 5e-2)
@@ -118,8 +121,11 @@ def generated(build: Build, name: str, seed: int, plan: Plan) -> dict[str, float
     noise = torch.randn(SAMPLES, 1, 8, 8, generator=generator)
     found = process.sample(lambda x, t: model(x, t, asked), noise, steps=SAMPLER_STEPS)
     found = found.clamp(-1, 1)
+    wanted = digits(held_out=True)[0]
+    away = frechet(found, wanted)
     out = {
-        "distance": frechet(found, digits(held_out=True)[0]),
+        "distance": away,
+        "closeness": 1 - away / frechet(noise.clamp(-1, 1), wanted),
         "told right": told_right(found, asked),
     }
     if isinstance(model, DiCo):
@@ -163,10 +169,10 @@ class DiCoCard(ArchitectureCard):
         step_inputs,
         {"quick": Plan(120), "full": Plan(3000)},
         seeds={"quick": 3, "full": 8},
-        floors={"distance": 0.01, "told right": 1 / SAMPLES, "channels alike": 0.001},
+        floors={"distance": 0.01, "closeness": 0.001, "channels alike": 0.001},
     )
     learnt = (
-        learns("DiCo", 0.5, "told right"),
+        learns("DiCo", 0.8, "closeness"),
         better("DiT", "DiCo", 0.0, "distance"),
         better("DiCo, no attention", "DiCo", 0.0, "channels alike"),
     )

@@ -92,7 +92,10 @@ def maxims() -> list[Subject]:
 
 
 class MAXIMCard(ArchitectureCard):
-    """Counts and views; both axes against one, and against a convolutional U-Net."""
+    """Counts and views; both axes against one, and against a convolutional U-Net.
+
+    The damaged pictures have 20.2 dB; two more are to be reached.
+    """
 
     key = "maxim"
     claim = (
@@ -116,7 +119,7 @@ class MAXIMCard(ArchitectureCard):
         floors={"PSNR": 0.01},
     )
     learnt = (
-        learns("multi-axis", 24.0, "PSNR", "dB"),
+        learns("multi-axis", 22.2, "PSNR", "dB"),
         better("multi-axis", "local only", 0.0, "PSNR", "dB"),
         better("multi-axis", "global only", 0.0, "PSNR", "dB"),
         better("multi-axis", "U-Net", -0.1, "PSNR", "dB"),
