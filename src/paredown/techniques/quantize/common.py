@@ -97,6 +97,23 @@ def gather(
     return Sites(tuple(s for s in ok if s not in refused), refused)
 
 
+def weighted_sites(workload: Workload, judge: Callable[[str, nn.Module], str | None]) -> Sites:
+    """Sites ``path:weight`` over the layers with a weight, by kind: ``judge(kind, module)``.
+
+    ``judge`` says None (may act) or a reason.
+    """
+
+    def whole(path: str, module: nn.Module) -> str | bool | None:
+        kind = kind_of(module)
+        if kind is None:
+            return False
+        if not path:
+            return "the model is this layer alone: wrap it in a module"
+        return judge(kind, module)
+
+    return gather(workload, "weight", whole)
+
+
 class Usage:
     """Who reads which parameter in a captured run, and which modules ran."""
 

@@ -20,11 +20,10 @@ from paredown.technique import Change, Decisions, Lowers, Rewrite, Sites, Stage,
 from paredown.techniques.quantize.common import (
     Usage,
     dtype_name,
-    gather,
-    kind_of,
     matrix,
     paths,
     symmetric,
+    weighted_sites,
 )
 from paredown.workload import Workload
 
@@ -48,17 +47,12 @@ class DynamicInt8(Rewrite):
         """Linears and ``Conv1D``, ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | bool | None:
-            kind = kind_of(module)
-            if kind is None:
-                return False
-            if not path:
-                return "the model is this layer alone: wrap it in a module"
+        def judge(kind: str, module: nn.Module) -> str | None:
             if kind != "linear":
                 return "only linear layers take their range at run time"
             return usage.why_not(module)
 
-        return gather(workload, "weight", judge)
+        return weighted_sites(workload, judge)
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Swap each site for its form; the weights alone decide."""

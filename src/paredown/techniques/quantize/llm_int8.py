@@ -40,11 +40,10 @@ from paredown.technique import (
 from paredown.techniques.quantize.common import (
     Usage,
     dtype_name,
-    gather,
-    kind_of,
     matrix,
     paths,
     symmetric,
+    weighted_sites,
 )
 from paredown.techniques.quantize.observe import input_peaks
 from paredown.workload import Workload
@@ -80,12 +79,7 @@ class LLMInt8(Rewrite):
         """Linears and ``Conv1D``, ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | bool | None:
-            kind = kind_of(module)
-            if kind is None:
-                return False
-            if not path:
-                return "the model is this layer alone: wrap it in a module"
+        def judge(kind: str, module: nn.Module) -> str | None:
             if kind != "linear":
                 return "only linear layers are multiplied by rows"
             why = usage.why_not(module)
@@ -96,7 +90,7 @@ class LLMInt8(Rewrite):
                 return f"{self.columns} float columns are too many of its {inputs} inputs"
             return None
 
-        return gather(workload, "weight", judge)
+        return weighted_sites(workload, judge)
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
         """Each site's columns with the largest inputs, from one pass over the calibration data."""

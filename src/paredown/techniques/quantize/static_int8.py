@@ -44,11 +44,11 @@ from paredown.techniques.quantize.common import (
     Usage,
     affine_range,
     dtype_name,
-    gather,
     kind_of,
     matrix,
     paths,
     symmetric,
+    weighted_sites,
 )
 from paredown.techniques.quantize.observe import input_histograms
 from paredown.workload import Workload
@@ -98,19 +98,14 @@ class StaticInt8(Rewrite):
         """Convolutions and linears, ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | bool | None:
-            kind = kind_of(module)
-            if kind is None:
-                return False
-            if not path:
-                return "the model is this layer alone: wrap it in a module"
+        def judge(kind: str, module: nn.Module) -> str | None:
             if kind in _NOT_THESE:
                 return _NOT_THESE[kind]
             if getattr(module, "padding_mode", "zeros") != "zeros":
                 return f"padding_mode {module.padding_mode!r} is not zero padding"
             return usage.why_not(module)
 
-        return gather(workload, "weight", judge)
+        return weighted_sites(workload, judge)
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
         """Scale and zero point of every site's input, from one pass over the calibration data."""

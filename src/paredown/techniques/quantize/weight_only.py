@@ -33,11 +33,11 @@ from paredown.technique import Change, Choice, Decisions, Lowers, Rewrite, Sites
 from paredown.techniques.quantize.common import (
     Usage,
     dtype_name,
-    gather,
     kind_of,
     matrix,
     paths,
     symmetric,
+    weighted_sites,
 )
 from paredown.workload import Workload
 
@@ -79,12 +79,7 @@ class WeightOnly(Rewrite):
         """Linears and ``Conv1D`` (and embeddings where asked), ``path:weight``."""
         usage = Usage(workload, graph)
 
-        def judge(path: str, module: nn.Module) -> str | bool | None:
-            kind = kind_of(module)
-            if kind is None:
-                return False
-            if not path:
-                return "the model is this layer alone: wrap it in a module"
+        def judge(kind: str, module: nn.Module) -> str | None:
             pair = _tied_pair(usage, module)
             if pair is not None and kind == "embedding":
                 return f"it is packed with {pair[0]}, whose weight it is"
@@ -105,7 +100,7 @@ class WeightOnly(Rewrite):
                 return f"group_size {self.group_size} does not divide its {columns} columns"
             return None
 
-        return gather(workload, "weight", judge)
+        return weighted_sites(workload, judge)
 
     def _embedding(self, module: Any) -> str | None:
         if not self.embeddings:
