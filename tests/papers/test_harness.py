@@ -77,6 +77,8 @@ def test_verdicts():
     assert judge(Experiment({}, [sure], []), "quick")[0] == "holds"
     assert judge(Experiment({}, [wrong], []), "quick")[0] == "fails"
     assert judge(Experiment({}, [sure, wrong], []), "quick")[0] == "partly"
+    assert judge(Experiment({}, [sure, wrong, open_], []), "quick")[0] == "partly"
+    assert judge(Experiment({}, [wrong, open_], []), "quick")[0] == "not testable here"
     verdict, why = judge(Experiment({}, [sure, open_], []), "quick")
     assert verdict == "not testable here"
     assert why.startswith("needs --scale full")

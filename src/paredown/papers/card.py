@@ -125,12 +125,13 @@ def judge(found: Experiment, scale: Scale) -> tuple[CardVerdict, str]:
         return "not testable here", found.untestable
     words = "; ".join(c.words() for c in found.checks)
     outcomes = {c.outcome for c in found.checks}
+    if outcomes >= {"holds", "fails"}:
+        # Whatever the undecided ones turn out to be, it stays so.
+        return "partly", words
     if "undecided" in outcomes:
         need = "needs --scale full: " if scale == "quick" else "the effect is below what was seen: "
         return "not testable here", need + words
-    if outcomes == {"holds"}:
-        return "holds", words
-    return ("fails" if outcomes == {"fails"} else "partly"), words
+    return ("holds" if outcomes == {"holds"} else "fails"), words
 
 
 def mean_and_power(values: Sequence[float]) -> tuple[float, float]:
