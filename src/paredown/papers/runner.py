@@ -54,6 +54,7 @@ CARDS = {
     "dico": "generation:DiCoCard",
     "leyolo": "detection:LeYOLOCard",
     "vitok": "tokenizers:ViTokCard",
+    "cosma": "memory:CosmaCard",
 }
 
 
