@@ -15,7 +15,7 @@ from nn_nets import with_statistics
 
 from paredown import zoo
 from paredown.errors import InputError, UnknownName
-from paredown.zoo import _count, _table
+from paredown.zoo import _count, _table, weights
 
 KEPT = {n: tuple(v) for n, v in json.loads(_count.COUNTS.read_text()).items()}
 
@@ -195,6 +195,16 @@ def test_other_channels_and_classes(name):
     assert all(t.shape[0] == 2 for t in out)
     if type(model).__name__ not in {*RESTORE, *DENOISE, "LeYOLO"}:
         assert 7 in out[0].shape[1:]
+
+
+@pytest.mark.parametrize("name", quick_or_slow(SMALL, QUICK))
+def test_every_layout_names_every_tensor_once(name):
+    with torch.device("meta"):
+        model = zoo.create(name)
+    for layout in weights.layouts(model):
+        found = weights.names(model, layout)
+        assert set(found) == set(model.state_dict())
+        assert len(set(found.values())) == len(found), layout
 
 
 @pytest.mark.parametrize("name", quick_or_slow(SMALL, QUICK))

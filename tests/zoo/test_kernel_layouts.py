@@ -59,6 +59,18 @@ KNOWN = {
         "stages.1.2.weight": "features.17.weight",
         "stages.4.2.weight": "features.52.weight",
     },
+    "resnet50-hybrid": {
+        "stem.0.norm.bias": "conv1.1.bias",
+        "stages.1.0.body.1.1.conv.weight": "layer2.0.conv_block.1.0.weight",
+        "stages.1.0.skip.norm.weight": "layer2.0.downsample.1.weight",
+        "stages.3.2.body.2.norm.running_mean": "layer4.2.expansion_block.1.running_mean",
+        "head.2.bias": "fc.bias",
+    },
+    "vit-ti-max": {
+        "blocks.0.attn.qkv.weight": "blocks.0.attn.qkv.weight",
+        "blocks.1.attn.expand.weight": "blocks.1.attn.qkv.weight",
+        "embed.proj.bias": "patch_embed.proj.bias",
+    },
     "ffnet-3": {"stages.3.2.scale2.gamma": "stages.3.1.channel_mixer.layer_scale"},
 }  # fmt: skip
 

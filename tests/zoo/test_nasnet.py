@@ -47,3 +47,21 @@ def test_names_and_filters_are_checked():
         nasnet("mobil")
     with pytest.raises(InputError, match="24"):
         NASNet(4, 1000)
+
+
+@pytest.mark.parametrize("past", [True, False])
+def test_the_cell_behind_a_reduction_reads_past_it_or_not(past):
+    net = NASNet(2, 192, 5, stem=8, past=past).eval()
+    read = []
+    for cell in net.cells:
+        cell.register_forward_hook(lambda m, inputs, out: read.append((m, *inputs, out)))
+    with torch.inference_mode():
+        net(torch.randn(1, 3, 33, 33))
+    at = [i for i, (m, *_) in enumerate(read) if isinstance(m, ReductionCell)][2:]
+    assert len(at) == 2
+    for i in at:
+        _, now, before, _ = read[i]
+        _, next_now, next_before, _ = read[i + 1]
+        assert next_now is read[i][3]
+        assert next_before is (before if past else now)
+        assert read[i + 2][2] is read[i][3]

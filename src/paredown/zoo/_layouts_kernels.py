@@ -1,4 +1,4 @@
-"""The authors' names of released tensors: UniRepLKNet, OverLoCK, FFNet, SimpleNet.
+"""The authors' names of released tensors: UniRepLKNet, OverLoCK, FFNet, SimpleNet, PfLayer.
 
 As in `_layouts_convnets`. Both the form to train, with its branches, and the merged one are named.
 """
@@ -11,6 +11,8 @@ from paredown.nn.reparam import DilatedReparamConv, RepConv
 from paredown.zoo._layouts_convnets import Pairs, conv_norm
 from paredown.zoo.ffnet import FFBlock, FFNet
 from paredown.zoo.overlock import OverLoCK
+from paredown.zoo.pflayer import PooledViT
+from paredown.zoo.resnet import ResNet
 from paredown.zoo.simplenet import SimpleNet
 from paredown.zoo.unireplknet import UniRepLKNet
 
@@ -152,6 +154,30 @@ def simplenet(model: SimpleNet) -> Pairs:
             kept = len(stages) == 3 or (len(stages) == 6 and s == 3)
             at += 3 if i == convs[-1] and not kept else 4
     yield "head", "classifier"
+
+
+def pooled_resnet(model: ResNet) -> Pairs:
+    """The authors: ``conv1.0``, ``layer2.0.reduction_block.0``, ``conv_block.1.0``, ``fc``."""
+    yield from _indexed("stem.0", "conv1", 0)
+    for s, stage in enumerate(model.stages.children()):
+        for b in range(len(list(stage.children()))):
+            ours, theirs = f"stages.{s}.{b}", f"layer{s + 1}.{b}"
+            yield from _indexed(f"{ours}.body.0", f"{theirs}.reduction_block", 0)
+            yield from _indexed(f"{ours}.body.1.1", f"{theirs}.conv_block.1", 0)
+            yield from _indexed(f"{ours}.body.2", f"{theirs}.expansion_block", 0)
+            yield from _indexed(f"{ours}.skip", f"{theirs}.downsample", 0)
+    yield "head.2", "fc"
+
+
+def pooled_vit(model: PooledViT) -> Pairs:
+    """The authors: ``pos_embed``, ``blocks.1.attn.qkv`` (the pooled blocks' first map, too)."""
+    yield "position", "pos_embed"
+    yield "embed", "patch_embed"
+    for i in range(len(model.blocks)):
+        yield f"blocks.{i}.attn.expand", f"blocks.{i}.attn.qkv"
+        yield f"blocks.{i}.attn.project", f"blocks.{i}.attn.proj"
+    for part in ("blocks", "norm", "head"):
+        yield part, part
 
 
 def _rep(conv: nn.Module, ours: str, theirs: str) -> Pairs:

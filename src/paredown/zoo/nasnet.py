@@ -177,9 +177,11 @@ class NASNet(nn.Module):
 
     ``cells`` normal cells stand at each of three resolutions; the last puts out ``filters``, a
     multiple of 24. ``imagenet`` has an unpadded strided stem and two stem reductions (sides of 3
-    or more), else a 3x3 stem. ``drop`` is ScheduledDropPath's rate of the last cell, at the end of
-    training: earlier cells have proportionally less; :meth:`schedule` sets the time's share. With
-    ``features_only`` the maps at the end of each resolution.
+    or more), else a 3x3 stem. With ``past`` the cell behind a reduction reads past it: its older
+    input is the reduction's older one, as in the released large network. ``drop`` is
+    ScheduledDropPath's rate of the last cell, at the end of training: earlier cells have
+    proportionally less; :meth:`schedule` sets the time's share. With ``features_only`` the maps at
+    the end of each resolution.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class NASNet(nn.Module):
         *,
         stem: int = 32,
         imagenet: bool = True,
+        past: bool = False,
         drop: float = 0.0,
         dropout: float = 0.0,
         features_only: bool = False,
@@ -212,6 +215,7 @@ class NASNet(nn.Module):
             plan += [(False, base * 2**i)] * cells
         now = before = stem
         shrink, built, self.ends = False, [], list[int]()
+        self.past = [past and reduces and i > 1 for i, (reduces, _) in enumerate(plan)]
         for i, (reduces, f) in enumerate(plan):
             rate = drop * (i + 1) / len(plan)
             if reduces:
@@ -222,7 +226,7 @@ class NASNet(nn.Module):
             else:
                 cell = NormalCell(now, before, f, shrink=shrink, drop=rate)
             built.append(cell)
-            before, now, shrink = now, cell.outputs, reduces
+            before, now, shrink = before if self.past[i] else now, cell.outputs, reduces
         self.ends.append(len(plan) - 1)
         self.cells = nn.ModuleList(built)
         self.rates = [c.drop.rate for c in built]
@@ -235,7 +239,7 @@ class NASNet(nn.Module):
         now = before = self.stem(x)
         maps: list[Tensor] = []
         for i, cell in enumerate(self.cells):
-            now, before = cell(now, before), now
+            now, before = cell(now, before), before if self.past[i] else now
             if i in self.ends:
                 maps.append(now)
         return maps if self.head is None else self.head(self.act(now))
@@ -272,6 +276,7 @@ def nasnet(
         in_channels,
         stem=stem,
         imagenet=side > 32,
+        past=variant == "large",
         drop=drop,
         dropout=dropout,
         features_only=features_only,

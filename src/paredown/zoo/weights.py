@@ -13,10 +13,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from paredown.errors import InputError, UnknownName
+from paredown.nn.pooled import PooledBottleneck
 
-# Class of the network -> layout -> module:function of its pairs. The first layout is tried first.
+# Class of the network (see `_kind`) -> layout -> module:function of its pairs. The first layout is
+# tried first.
 LAYOUTS: dict[str, dict[str, str]] = {
     "ResNet": {"torchvision": "_layouts_convnets:resnet", "timm": "_layouts_convnets:resnet"},
+    "PooledResNet": {"authors": "_layouts_kernels:pooled_resnet"},
+    "PooledViT": {"authors": "_layouts_kernels:pooled_vit"},
     "DenseNet": {
         "torchvision": "_layouts_convnets:densenet",
         "timm": "_layouts_convnets:densenet",
@@ -67,7 +71,7 @@ FIXED = {"DiT": ("pos_embed",), "SVT": WAVELETS, "LeYOLO": ("dfl.conv.weight",)}
 
 def layouts(model: nn.Module) -> list[str]:
     """The layouts of weight files that a network takes; ``paredown`` is its own names."""
-    return ["paredown", *LAYOUTS.get(type(model).__name__, {})]
+    return ["paredown", *LAYOUTS.get(_kind(model), {})]
 
 
 def names(model: nn.Module, layout: str) -> dict[str, str]:
@@ -75,7 +79,7 @@ def names(model: nn.Module, layout: str) -> dict[str, str]:
     ours = list(model.state_dict())
     if layout == "paredown":
         return {k: k for k in ours}
-    known = LAYOUTS.get(type(model).__name__, {})
+    known = LAYOUTS.get(_kind(model), {})
     if layout not in known:
         raise UnknownName(f"layout of {type(model).__name__}", layout, layouts(model))
     module, _, function = known[layout].partition(":")
@@ -120,6 +124,13 @@ def load_weights(
         raise InputError(f"{said} holds {theirs} {tuple(extra.shape)}: the network has no such")
     model.load_state_dict(loaded, strict=False)
     return model
+
+
+def _kind(model: nn.Module) -> str:
+    """The class, but for ResNets of pooled blocks, which were released in another layout."""
+    name = type(model).__name__
+    pooled = any(isinstance(m, PooledBottleneck) for m in model.modules())
+    return "PooledResNet" if pooled and name == "ResNet" else name
 
 
 def _nearest(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, str]:
