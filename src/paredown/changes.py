@@ -60,7 +60,7 @@ def save_changes(
 
     Tensors that are in a safetensors file ``beside``, bit for bit, are named there.
     """
-    from safetensors.torch import save_file
+    from paredown.runtime import sparse_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def save_changes(
         same = {k: at for k, t in r.decisions.tensors.items() if (at := stored.find(t))}
         own = {k: t.detach().clone() for k, t in r.decisions.tensors.items() if k not in same}
         if own:
-            save_file(own, path)
+            sparse_file.save({k: t.contiguous() for k, t in own.items()}, path)
             stored.note(path, own)
             written.append(path)
         data = {
@@ -103,14 +103,14 @@ class _Stored:
 
     def add(self, files: Iterable[Path], wanted: Iterable[Mapping[str, Tensor]]) -> None:
         """Read what might be wanted: only tensors of a shape that is."""
-        from safetensors import safe_open
+        from paredown.runtime import sparse_file
 
         shapes = {tuple(t.shape) for ts in wanted for t in ts.values() if t.nbytes >= NAMED_FROM}
         for path in files if shapes else ():
-            with safe_open(path, "pt") as f:
+            with sparse_file.opened(path) as f:
                 for k in f.keys():  # noqa: SIM118 (not a mapping)
-                    if tuple(f.get_slice(k).get_shape()) in shapes:
-                        self.note(path, {k: f.get_tensor(k)})
+                    if f.shape(k) in shapes:
+                        self.note(path, {k: f.get(k)})
 
     def note(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
         """Tensors are in a file now."""
@@ -140,13 +140,14 @@ def load_changes(folder: Path | str) -> list[Record]:
 
 def _load(path: Path) -> Record:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from paredown.runtime import sparse_file
 
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ArtefactError(f"{path.name}: unknown schema {data['schema']!r}: upgrade paredown")
-        tensors = load_file(path.with_suffix(".safetensors")) if data["tensors"] else {}
+        tensors = sparse_file.load(path.with_suffix(".safetensors")) if data["tensors"] else {}
         tensors |= _elsewhere(path, data.get("same", {}))
         return Record(
             technique=data["technique"],
@@ -165,15 +166,15 @@ def _load(path: Path) -> Record:
 
 def _elsewhere(path: Path, same: Mapping[str, tuple[str, str]]) -> dict[str, Tensor]:
     """The tensors that a record names in other files of its artefact."""
-    from safetensors import safe_open
+    from paredown.runtime import sparse_file
 
     found: dict[str, Tensor] = {}
     for file in sorted({file for file, _ in same.values()}):
         there = path.parent / file
         if not there.resolve().is_relative_to(path.parent.parent.resolve()):
             raise ArtefactError(f"{path.name}: {file} lies outside of the artefact: refused")
-        with safe_open(there, "pt") as f:
-            found |= {k: f.get_tensor(name) for k, (at, name) in same.items() if at == file}
+        with sparse_file.opened(there) as f:
+            found |= {k: f.get(name) for k, (at, name) in same.items() if at == file}
     return found
 
 

@@ -36,6 +36,11 @@ EXCEPTIONS: dict[frozenset[str], str] = {
 }
 """Pairs that the rule would exclude but that work together, and why."""
 
+CONFLICTS: dict[frozenset[str], str] = {
+    frozenset({"low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
+}
+"""Pairs that the rule would let act at one site but that undo each other, and why."""
+
 
 def ordered(steps: Iterable[T]) -> list[T]:
     """Techniques in the order of their stages; equal stages keep their order."""
@@ -44,6 +49,9 @@ def ordered(steps: Iterable[T]) -> list[T]:
 
 def conflict(a: Kind, b: Kind, site: str) -> str | None:
     """Why two techniques cannot both act at one site, in one line, or None."""
+    undone = CONFLICTS.get(frozenset({a.name, b.name}))
+    if undone is not None:
+        return f"{a.name} and {b.name} at {site or 'the model'}: {undone}"
     both = a.touches & b.touches & EXCLUSIVE
     if not both or frozenset({a.name, b.name}) in EXCEPTIONS:
         return None

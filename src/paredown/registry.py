@@ -19,6 +19,7 @@ BUILT_IN = {
     "dynamic-int8": "paredown.techniques.quantize.dynamic_int8:DynamicInt8",
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",
+    "one-shot-pruning": "paredown.techniques.sparsify.one_shot:OneShotPruning",
     "token-merging": "paredown.techniques.tokens.merging:TokenMerging",
     "token-propagation": "paredown.techniques.tokens.propagation:TokenPropagation",
     "low-rank": "paredown.techniques.factorize.low_rank:LowRank",

@@ -67,9 +67,13 @@ class Stage(IntEnum):
 
 
 class Lowers(Enum):
-    """What a change claims to save; an executable confirms it or the saving is `simulated`."""
+    """What a change claims to save; an executable confirms it or the saving is `simulated`.
+
+    ``SIZE`` is the size on disk alone: in memory and in time nothing changes.
+    """
 
     BYTES = "bytes"
+    SIZE = "size"
     SHAPES = "shapes"
     TIME = "time"
 

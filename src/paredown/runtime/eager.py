@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from paredown.errors import ArtefactError, InputError
 from paredown.graph.graph import Graph
-from paredown.runtime import torch_lowering
+from paredown.runtime import sparse_file, torch_lowering
 from paredown.runtime.backend import Asked, Backend, Executable, Ran
 from paredown.runtime.export import first_line
 from paredown.runtime.observe import Observed, observe
@@ -138,7 +137,9 @@ def set_threads(threads: int) -> None:
 
 
 def save_tensors(model: nn.Module, path: Path) -> None:
-    """Parameters and buffers as safetensors; a tensor known under several names is written once."""
+    """Parameters and buffers as safetensors; a tensor known under several names is written once,
+    one with many zeros without them.
+    """
     seen: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
@@ -155,7 +156,7 @@ def save_tensors(model: nn.Module, path: Path) -> None:
             continue
         seen[key] = name
         tensors[name] = t.detach().contiguous().clone()
-    save_file(tensors, path, metadata={f"tied:{k}": v for k, v in tied.items()})
+    sparse_file.save(tensors, path, {f"tied:{k}": v for k, v in tied.items()})
 
 
 def load_tensors(model: nn.Module, path: Path) -> None:
@@ -163,13 +164,13 @@ def load_tensors(model: nn.Module, path: Path) -> None:
 
     Raises ``ArtefactError`` for a tensor missing, left over, or of another shape or dtype.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        tensors = load_file(path)
-        with safe_open(path, "pt") as f:
-            meta = f.metadata() or {}
-    except (OSError, SafetensorError) as e:
+        with sparse_file.opened(path) as f:
+            meta = f.metadata
+            tensors = {name: f.get(name) for name in f.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, ValueError, SafetensorError) as e:
         raise ArtefactError(f"{path} is not readable: {first_line(e)}") from None
     tied = {k.removeprefix("tied:"): v for k, v in meta.items() if k.startswith("tied:")}
     names = {name for name, _ in torch_lowering.tensors(model)}

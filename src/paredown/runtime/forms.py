@@ -24,6 +24,7 @@ MODULES = (
     "paredown.runtime.quantized",
     "paredown.runtime.casts",
     "paredown.runtime.forms_lowrank",
+    "paredown.runtime.zeros",
     "paredown.runtime.token_merging",
     "paredown.runtime.token_propagation",
 )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from paredown.errors import InputError
 from paredown.quality import judge
+from paredown.runtime.zeros import kept_zeros
 from paredown.techniques.checkpoint import Checkpoint
 from paredown.techniques.distance import Taps, distillation
 from paredown.workload import Evaluate, TrainingData
@@ -154,6 +155,7 @@ class _Training:
         self.weights = [
             p for p in student.parameters() if p.requires_grad and p.is_floating_point()
         ]
+        self.zeros = kept_zeros(student)
         self.optimizer = torch.optim.AdamW(self.weights, plan.lr, weight_decay=plan.decay)
         self.held = list(itertools.islice(self._draw(-1), 2))
         if not self.held:
@@ -213,6 +215,9 @@ class _Training:
         loss = self._loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for weight, free in self.zeros:
+            if weight.grad is not None:
+                weight.grad *= free  # AdamW moves nothing by a gradient that was always zero
         nn.utils.clip_grad_norm_(self.weights, self.plan.clip)
         value = float(loss.detach())
         if math.isfinite(value):

@@ -134,6 +134,9 @@ def keeps_its_claims(technique: Technique, fresh: Callable[[], Workload]) -> Non
     if Lowers.BYTES in change.lowers:
         old, new = _weight_bytes(workload.model), _weight_bytes(change.workload.model)
         assert new < old, f"claims fewer bytes: {old} -> {new}"
+    if Lowers.SIZE in change.lowers:
+        old, new = _file_bytes(workload.model), _file_bytes(change.workload.model)
+        assert new < old, f"claims a smaller file: {old} -> {new} bytes"
     if Lowers.SHAPES in change.lowers:
         assert after.macs < before.macs, (
             f"claims smaller shapes: {before.macs} -> {after.macs} MACs"
@@ -277,6 +280,12 @@ def _operators(graph: Graph) -> list[tuple[Any, ...]]:
 
 def _weight_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in _state(model).values())
+
+
+def _file_bytes(model: nn.Module) -> int:
+    from paredown.runtime import sparse_file
+
+    return sparse_file.nbytes(_state(model))
 
 
 def _same(want: Any, got: Any, what: str) -> None:

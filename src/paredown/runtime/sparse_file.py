@@ -1,0 +1,126 @@
+"""Tensors in safetensors files, those with many zeros as a bit per element and the other values.
+
+Lossless to the bit: an element is a zero only if all its bits are (minus zero is kept). A bit mask
+costs what the indices of a 2:4 pattern cost (four bits in four elements), and takes any pattern. In
+the file ``NAME`` holds the values in order, ``NAME::zeros`` the mask, and the metadata the shape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MASK = "::zeros"
+"""What the mask's name ends with; no parameter's does."""
+SHAPE = "sparse:"
+"""What the metadata's keys of sparse tensors begin with."""
+FROM = 4096
+"""Elements from which a tensor is looked at."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def pack(t: Tensor) -> tuple[Tensor, Tensor] | None:
+    """``(mask, values)`` of a tensor, None where they would not be smaller.
+
+    ``mask`` is uint8, eight elements in a byte, the first in the highest bit.
+    """
+    size = t.element_size()
+    if t.numel() < FROM or size not in _BITS or t.is_complex() or t.layout != torch.strided:
+        return None
+    flat = t.detach().contiguous().reshape(-1)
+    filled = flat.view(_BITS[size]) != 0
+    count = int(filled.sum())
+    if count * size + -(-t.numel() // 8) >= t.numel() * size:
+        return None
+    mask = torch.from_numpy(np.packbits(filled.numpy()))
+    return mask, flat[filled]
+
+
+def unpack(mask: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor that `pack` took apart. Raises ``ValueError`` where the parts do not fit."""
+    size = prod(shape)
+    if mask.dtype != torch.uint8 or mask.numel() != -(-size // 8):
+        raise ValueError(f"a mask of {mask.numel()} bytes for {size} elements")
+    filled = torch.from_numpy(np.unpackbits(mask.numpy(), count=size)).bool()
+    if int(filled.sum()) != values.numel():
+        raise ValueError(f"{values.numel()} values for a mask of {int(filled.sum())}")
+    out = torch.zeros(size, dtype=values.dtype)
+    out[filled] = values.reshape(-1)
+    return out.reshape(shape)
+
+
+def packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors as they go into a file, and the metadata that says which are sparse."""
+    held: dict[str, Tensor] = {}
+    shapes: dict[str, str] = {}
+    for name, t in tensors.items():
+        parts = pack(t)
+        if parts is None:
+            held[name] = t
+        else:
+            held[name + MASK], held[name] = parts
+            shapes[SHAPE + name] = json.dumps(list(t.shape))
+    return held, shapes
+
+
+def save(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write contiguous tensors; ``metadata`` goes beside what says which are sparse."""
+    from safetensors.torch import save_file
+
+    held, shapes = packed(tensors)
+    save_file(held, path, metadata={**(metadata or {}), **shapes})
+
+
+def nbytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of tensors as they would lie in a file, without its header."""
+    return sum(t.numel() * t.element_size() for t in packed(tensors)[0].values())
+
+
+class Reader:
+    """An open file: its tensors by name, sparse ones whole again."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.metadata: dict[str, str] = file.metadata() or {}
+
+    def keys(self) -> list[str]:
+        """Names of the tensors."""
+        return [k for k in self._file.keys() if not k.endswith(MASK)]  # noqa: SIM118
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        given = self.metadata.get(SHAPE + name)
+        return tuple(json.loads(given) if given else self._file.get_slice(name).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        """A tensor. Raises ``ValueError`` where a sparse one's parts do not fit."""
+        values = self._file.get_tensor(name)
+        if SHAPE + name not in self.metadata:
+            return values
+        return unpack(self._file.get_tensor(name + MASK), values, self.shape(name))
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Reader]:
+    """Open a file that `save`, or anyone, wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        yield Reader(f)
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file by name."""
+    with opened(path) as f:
+        return {name: f.get(name) for name in f.keys()}  # noqa: SIM118
