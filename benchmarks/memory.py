@@ -95,7 +95,7 @@ def instances(seeds: int, names: tuple[str, ...]) -> Iterator[tuple[str, str, li
         found = buffers(graph)
         family = "network" if len(found) <= MOST else f"network of over {MOST} buffers"
         yield family, name, found
-        order = lowest(dag(graph))
+        order = lowest(dag(graph), states=500)
         proof = "lowest" if order.optimal else "low"
         yield f"{family}, reordered", f"{name}, {proof} peak", buffers(graph, order.nodes)
     for n in (20, 50, 100, 200, 500):
