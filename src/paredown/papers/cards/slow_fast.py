@@ -52,7 +52,7 @@ def kernels_apart() -> float:
 def small_terminator(name: str) -> nn.Module:
     """A narrow Terminator without residuals, and a residual network of more parameters."""
     if name == "Terminator":
-        return Terminator(10, 1, image_size=SIDE, factors=(12, 2, 1, 1, 1), dropout=(0.0,) * 5)
+        return Terminator(10, 1, image_size=SIDE, factors=(12, 1, 1, 1, 1), dropout=(0.0,) * 5)
     model = nn.Sequential(
         ConvNormAct(1, 32, 3),
         BasicBlock(32, 32),
@@ -64,10 +64,10 @@ def small_terminator(name: str) -> nn.Module:
     return model
 
 
-SIDE = 12
+SIDE = 8
 TINY_SCANS = {
-    "quick": Plan(6, batch=48, rate=4e-3, size=10, canvas=SIDE),
-    "full": Plan(30, size=10, canvas=SIDE),
+    "quick": Plan(6, batch=48, rate=4e-3, size=SIDE, canvas=SIDE),
+    "full": Plan(30, size=SIDE, canvas=SIDE),
 }
 
 
