@@ -2,8 +2,8 @@
 
 Dettmers et al. 2023, arXiv:2305.14314, section 3, equations 4 to 6. A weight is cut into blocks
 along its rows, one after another; a block has a scale, its largest absolute value, and each value
-is one of 16 levels times the scale. With ``double`` the scales themselves are 8-bit integers around
-their mean, in blocks of 256: 4 + 8/64 + 32/(64 * 256) = 4.127 bits a value.
+is one of 16 levels times the scale. With packed scales (double quantization) these are themselves
+8-bit integers around their mean, in blocks of 256: 4 + 8/64 + 32/(64 * 256) = 4.127 bits a value.
 
 Deviation: the scales become linear int8, where the authors take an 8-bit float.
 """
@@ -115,7 +115,7 @@ class NF4Linear(PackedForm):
         in_features: int,
         out_features: int,
         block: int = 64,
-        double: bool = True,
+        packed_scales: bool = True,
         rank: int = 0,
         alpha: float = 16.0,
         bias: str | None = "float32",
@@ -126,15 +126,16 @@ class NF4Linear(PackedForm):
         if block < 1 or rank < 0:
             raise InputError(f"block must be positive and rank not negative, got {block}, {rank}")
         self.in_features, self.out_features = in_features, out_features
-        self.block, self.double, self.rank, self.alpha = block, double, rank, alpha
+        self.block, self.packed_scales = block, packed_scales
+        self.rank, self.alpha = rank, alpha
         values = in_features * out_features
         blocks = -(-values // block)
         self.weight = nn.Parameter(
             torch.empty((values + 1) // 2, dtype=torch.uint8, device=device), requires_grad=False
         )
-        kind = torch.int8 if double else torch.float32
+        kind = torch.int8 if packed_scales else torch.float32
         self.register_buffer("scale", torch.empty(blocks, dtype=kind, device=device))
-        if double:
+        if packed_scales:
             self.register_buffer("step", torch.empty(-(-blocks // SCALES), device=device))
             self.register_buffer("mean", torch.empty(1, device=device))
         real: torch.dtype = getattr(torch, dtype)
@@ -158,7 +159,7 @@ class NF4Linear(PackedForm):
             "in_features": self.in_features,
             "out_features": self.out_features,
             "block": self.block,
-            "double": self.double,
+            "packed_scales": self.packed_scales,
             "rank": self.rank,
             "alpha": self.alpha,
             "bias": None if self.bias is None else str(self.bias.dtype).removeprefix("torch."),
@@ -169,7 +170,7 @@ class NF4Linear(PackedForm):
         """Take a float weight ``(out_features, in_features)`` over, quantized."""
         packed, scale = quantize_nf4(weight, self.block)
         self.weight = nn.Parameter(packed, requires_grad=False)
-        if self.double:
+        if self.packed_scales:
             self.scale, self.step, self.mean = quantize_scales(scale)
         else:
             self.scale = scale
@@ -177,7 +178,7 @@ class NF4Linear(PackedForm):
     def matrix(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dequantized weight ``(out_features, in_features)``, without the adapter."""
         scale = self.scale
-        if self.double:
+        if self.packed_scales:
             scale = dequantize_scales(scale, self.step, self.mean)
         shape = (self.out_features, self.in_features)
         return dequantize_nf4(self.weight, scale, *shape, self.block, dtype)
@@ -194,4 +195,4 @@ class NF4Linear(PackedForm):
     def extra_repr(self) -> str:
         """Shape, block and adapter."""
         shape = f"{self.in_features}, {self.out_features}"
-        return f"{shape}, block={self.block}, double={self.double}, rank={self.rank}"
+        return f"{shape}, block={self.block}, packed_scales={self.packed_scales}, rank={self.rank}"
