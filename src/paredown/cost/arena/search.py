@@ -179,8 +179,7 @@ class Search:
 
     def _count(self) -> None:
         self.visited += 1
-        late = self.visited % 16 == 0 and time.monotonic() > self.deadline
-        if late or self.visited > self.nodes:
+        if self.visited > self.nodes or time.monotonic() > self.deadline:
             raise OutOfBudget
 
 

@@ -44,7 +44,7 @@ def place(
     clock = _Clock(time.monotonic() + seconds)
     parts = [_Part(Problem([whole.buffers[i] for i in group])) for group in whole.parts()]
     load = max((part.p.load for part in parts), default=0)
-    by_size = [part.greedy() for part in parts]
+    by_size = [part.greedy(clock) for part in parts]
     if exact:
         room = capacity is None or _decide(parts, capacity, clock)
         if capacity is not None:
@@ -89,8 +89,11 @@ class _Part:
         self.offsets: list[int] = []
         self.height = -1
 
-    def greedy(self) -> int:
-        """Try every order until one meets the bound; returns the height of greedy-by-size."""
+    def greedy(self, clock: _Clock) -> int:
+        """Try every order until one meets the bound; returns the height of greedy-by-size.
+
+        Out of time, the orders that learn are left out.
+        """
         first = -1
         for _, offsets in greedy.candidates(self.p):
             self._keep(offsets)
@@ -101,7 +104,7 @@ class _Part:
         for name in SQUEEZED:
             for offsets in greedy.squeezed(self.p, orders[name], ROUNDS):
                 self._keep(offsets)
-                if self.height == self.bound:
+                if self.height == self.bound or clock.left() <= 0:
                     return first
         return first
 

@@ -65,11 +65,12 @@ def solve(task: Task, capacity: int, seconds: float = 30.0) -> Plan:
     pieces = parts(task)
     deadline = time.monotonic() + seconds
     best: Plan | None = None
+    bound = task.compulsory
     for share in SHRINK:
         pad = max(task.least, int(capacity * share))
         done = [_piece(p, pad, max(0.1, deadline - time.monotonic())) for p in pieces]
         found = _stitch(task, pieces, done)
-        if best is None:
+        if share == SHRINK[0]:
             bound = sum(p.bound for p in done)
         placed = place(buffers(task, [(s.tensor, s.first, s.last) for s in found.stays]),
                        capacity=capacity, seconds=2.0)  # fmt: skip

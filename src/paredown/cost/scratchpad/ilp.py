@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from math import ceil, gcd, inf, isfinite
+from typing import Any
 
 from paredown.cost.arena import place
+from paredown.cost.highs import Row, minimise
 from paredown.cost.scratchpad.problem import Plan, Stay, Task, buffers
 from paredown.errors import NotApplicable
 
@@ -60,14 +60,7 @@ def solve(task: Task, capacity: int, seconds: float = 30.0) -> Plan | None:
     return None
 
 
-@dataclass
-class _Row:
-    entries: list[tuple[int, float]]
-    low: float
-    high: float
-
-
-Found = tuple[tuple[int, ...], list[tuple[int, int, int]], dict[int, int], int]
+Table = tuple[tuple[int, ...], list[tuple[int, int, int]], dict[int, int], int]
 
 
 class _Program:
@@ -81,8 +74,7 @@ class _Program:
         self.columns = 0
         self.cost: list[float] = []
         self.whole: list[int] = []
-        self.upper: list[float] = []
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         early, late = self._windows()
         times = range(self.n)
         self.S = {
@@ -104,12 +96,11 @@ class _Program:
     def _column(self, cost: float, whole: int) -> int:
         self.cost.append(float(cost))
         self.whole.append(whole)
-        self.upper.append(1.0)
         self.columns += 1
         return self.columns - 1
 
     def _row(self, entries: list[tuple[int, float]], low: float, high: float) -> None:
-        self.rows.append(_Row(entries, low, high))
+        self.rows.append(Row(entries, low, high))
 
     def _windows(self) -> tuple[list[int], list[int]]:
         """The earliest and latest step of each operator, by its ancestors and descendants."""
@@ -138,7 +129,7 @@ class _Program:
                 for x in step.reads & task.makers.keys():
                     later = [(c, -v) for c, v in self._ran(o, t)]
                     if later:
-                        self._row(self._ran(task.makers[x], t - 1) + later, 0, np.inf)
+                        self._row(self._ran(task.makers[x], t - 1) + later, 0, inf)
 
     def _presence(self, x: int) -> None:
         task = self.task
@@ -146,18 +137,18 @@ class _Program:
         for t in range(self.n):
             for o in touching:
                 if (o, t) in self.S:
-                    self._row([(self.R[x, t], 1.0), (self.S[o, t], -1.0)], 0, np.inf)
+                    self._row([(self.R[x, t], 1.0), (self.S[o, t], -1.0)], 0, inf)
             came = [(self.F[x, t], 1.0), (self.R[x, t], -1.0)]
             if t:
                 came.append((self.R[x, t - 1], 1.0))
             if x in task.makers and (task.makers[x], t) in self.S:
                 came.append((self.S[task.makers[x], t], 1.0))
             start = 1.0 if t == 0 and x in task.resident else 0.0
-            self._row(came, -start, np.inf)
+            self._row(came, -start, inf)
             if x not in task.given:
                 written = [(self.W[x, s], 1.0) for s in range(t)]
-                self._row([*written, (self.F[x, t], -1.0)], 0, np.inf)
-                self._row([(self.R[x, t], 1.0), (self.W[x, t], -1.0)], 0, np.inf)
+                self._row([*written, (self.F[x, t], -1.0)], 0, inf)
+                self._row([(self.R[x, t], 1.0), (self.W[x, t], -1.0)], 0, inf)
         if x not in task.given:
             low = 1 if x in task.wanted else 0
             self._row([(self.W[x, t], 1.0) for t in range(self.n)], low, 1)
@@ -167,34 +158,25 @@ class _Program:
         cells = [(self.R[x, t], 1.0) for x, a, b in stays for t in range(a, b + 1)]
         self._row(cells, 0, len(cells) - 1)
 
-    def solve(self, seconds: float) -> tuple[Found | None, int]:
+    def solve(self, seconds: float) -> tuple[Table | None, int]:
         """The best plan but for places, and the bound that HiGHS proved."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import coo_array
-
-        entries = [(r, c, v) for r, row in enumerate(self.rows) for c, v in row.entries]
-        r, c, v = (np.array(e) for e in zip(*entries, strict=True))
-        matrix = coo_array((v.astype(float), (r, c)), shape=(len(self.rows), self.columns)).tocsr()
         # Sizes in units of their common divisor keep the numbers small.
-        unit = int(np.gcd.reduce([self.task.size[x] for x in self.tensors])) or 1
-        found = milp(
-            np.array(self.cost) / unit,
-            integrality=np.array(self.whole),
-            bounds=Bounds(0, np.array(self.upper)),
-            constraints=LinearConstraint(
-                matrix,
-                np.array([row.low for row in self.rows]),
-                np.array([row.high for row in self.rows]),
-            ),
-            options={"time_limit": seconds, "mip_rel_gap": 0.0},
+        unit = gcd(*(self.task.size[x] for x in self.tensors))
+        found = minimise(
+            [c / unit for c in self.cost],
+            self.whole,
+            [0.0] * self.columns,
+            [1.0] * self.columns,
+            self.rows,
+            seconds,
         )
-        if self.proven and found.mip_dual_bound is not None and np.isfinite(found.mip_dual_bound):
-            self._floor = max(self._floor, int(np.ceil(found.mip_dual_bound - 1e-4)) * unit)
+        if self.proven and isfinite(found.bound):
+            self._floor = max(self._floor, ceil(found.bound - 1e-4) * unit)
         if found.x is None:
             return None, self._floor
         return self._read(found.x > 0.5), self._floor
 
-    def _read(self, on: np.ndarray) -> Found:
+    def _read(self, on: Any) -> Table:
         order = tuple(
             next(o for o in range(self.n) if (o, t) in self.S and on[self.S[o, t]])
             for t in range(self.n)
@@ -205,7 +187,7 @@ class _Program:
         )  # fmt: skip
 
 
-def read_plan(task: Task, order: tuple[int, ...], there: dict[int, list[bool]]) -> Found:
+def read_plan(task: Task, order: tuple[int, ...], there: dict[int, list[bool]]) -> Table:
     """Stays, writes and traffic of an order and a table of residencies.
 
     Each tensor is written at the end of its first stay where it must come back or is wanted; stays
