@@ -8,7 +8,8 @@ latency predicted for this machine. The backend's outputs are compared with eage
 counts. One network after the other, each in a process of its own: first the smallest of every
 paper, then the others. The file is written after each, so a run that is stopped (or out of
 ``--minutes``) is gone on with by the next. Networks that are left out are rows with their reason.
-Run it on a quiet machine.
+Run it on a quiet machine; on a busy one ``--untimed`` writes what does not depend on the load, and
+a later run adds the latencies.
 """
 
 from __future__ import annotations
@@ -63,13 +64,18 @@ def predicted(name: str, backend: str) -> dict[str, Any]:
 
 
 def timed(name: str, backend: str, threads: int, seconds: float) -> tuple[Any, int | None]:
-    """The comparison of one network with itself, and its bytes where torch tells; in a child."""
+    """The comparison of one network with itself, and its bytes where torch tells; in a child.
+
+    Without ``seconds`` only the bytes.
+    """
     from paredown.measure import memory
     from paredown.measure.compare import Timed, interleave
     from paredown.sidebyside import Subject, ready
 
     executable, workload = ready(Subject(name, target=f"zoo:{name}", backend=backend), threads)
-    found = interleave([(name, Timed(executable, workload))], seconds=seconds)
+    found = None
+    if seconds:
+        found = interleave([(name, Timed(executable, workload))], seconds=seconds)
     if backend not in memory.TORCH:
         return found, None
     return found, memory.torch_total(executable, workload.inputs, workload.kwargs)
@@ -84,21 +90,26 @@ def measured(row: ZooRow, asked: argparse.Namespace, jobs: Any) -> dict[str, Any
     name, backend, threads = row.name, asked.backend, asked.threads
     if backend != "eager":
         jobs.run(gated, name, backend, threads)
+    seconds = 0.0 if asked.untimed else asked.seconds
     found, held = jobs.run(
-        timed, name, backend, threads, asked.seconds, limits=Limits.default(asked.limit)
+        timed, name, backend, threads, seconds, limits=Limits.default(asked.limit)
     )
     if held is None:
         peak = memory.measure(load, name, backend, threads, backend=backend)
     else:
         peak = figure.measured(held, "B", n=1)
-    latency = found[name].latency
-    return {
+    told = {
         **row.model_dump(mode="json"),
+        "peak_memory": peak.model_dump(mode="json"),
+        "predicted": predicted(name, backend),
+    }
+    if found is None:
+        return told
+    latency = found[name].latency
+    return told | {
         "latency": latency.model_dump(mode="json"),
         "a_a_ratio": found.a_a.model_dump(mode="json"),
         "macs_per_s": row.macs / latency.known(),
-        "peak_memory": peak.model_dump(mode="json"),
-        "predicted": predicted(name, backend),
     }
 
 
@@ -132,12 +143,17 @@ def table(rows: list[dict[str, Any]]) -> str:
         if why:
             lines.append(f"| {r['name']} | {r['macs'] / 1e9:.3f} G | | {why} | | | |")
             continue
-        taken, guess, peak = (r[k]["value"] for k in ("latency", "predicted", "peak_memory"))
-        ratio = f"{guess / taken:.2f}" if guess is not None else "n/a"
+        guess, peak = (r[k]["value"] for k in ("predicted", "peak_memory"))
         held = f"{peak / 2**20:.0f} MiB" if peak is not None else "n/a"
+        start = f"| {r['name']} | {r['macs'] / 1e9:.3f} G | {r['params'] / 1e6:.2f} M "
+        if "latency" not in r:
+            said = f"{guess * 1e3:.2f} ms predicted" if guess is not None else "n/a"
+            lines.append(f"{start}| not timed | {said} | | {held} |")
+            continue
+        taken = r["latency"]["value"]
+        ratio = f"{guess / taken:.2f}" if guess is not None else "n/a"
         lines.append(
-            f"| {r['name']} | {r['macs'] / 1e9:.3f} G | {r['params'] / 1e6:.2f} M "
-            f"| {taken * 1e3:.2f} ms | {ratio} | {r['macs_per_s'] / 1e9:.1f} | {held} |"
+            f"{start}| {taken * 1e3:.2f} ms | {ratio} | {r['macs_per_s'] / 1e9:.1f} | {held} |"
         )
     return "\n".join(lines)
 
@@ -151,6 +167,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--most", type=float, help="leave out networks of more GMACs")
     parser.add_argument("--backend", default="eager")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing per network")
+    parser.add_argument("--untimed", action="store_true", help="no latency: the machine is busy")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one network")
     parser.add_argument("--minutes", type=float, help="begin no network after so many")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -175,7 +192,8 @@ def main() -> int:
             print(f"{asked.json} is of another backend or thread count", file=sys.stderr)
             return 2
     doc["fingerprint"] = fingerprint().model_dump(mode="json")
-    done = {r["name"] for r in doc["rows"] if "latency" in r}
+    needed = "predicted" if asked.untimed else "latency"
+    done = {r["name"] for r in doc["rows"] if needed in r}
     start, jobs = time.monotonic(), Jobs()
     for row in ordered([r for r in zoo.rows() if r.name in names and r.name not in done]):
         if asked.minutes is not None and time.monotonic() - start > 60 * asked.minutes:
@@ -192,7 +210,9 @@ def main() -> int:
         doc["rows"] = [r for r in doc["rows"] if r["name"] != row.name] + [found]
         write_text(asked.json, json.dumps(doc, indent=1) + "\n")
         said = found.get("failed") or found.get("skipped")
-        print(row.name, said or f"{found['latency']['value'] * 1e3:.2f} ms", flush=True)
+        if said is None and "latency" in found:
+            said = f"{found['latency']['value'] * 1e3:.2f} ms"
+        print(row.name, said or "not timed", flush=True)
     print(table([r for r in doc["rows"] if r["name"] in names]))
     return 0
 

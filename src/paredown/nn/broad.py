@@ -158,10 +158,8 @@ def broaden(model: nn.Module, residual: Callable[[nn.Module], bool], groups: int
             taken += [ParallelBlocks(run[i : i + each]) for i in range(0, len(run), each)]
             made += 1
         if len(taken) < len(children):
-            for name in list(parent._modules):
-                del parent._modules[name]
-            for i, child in enumerate(taken):
-                parent.add_module(str(i), child)
+            del parent[:]
+            parent.extend(taken)
     if not made:
         raise InputError("no run of like residual blocks to be made broad")
     return out
