@@ -26,6 +26,7 @@ CARDS = {
     "slab": "transformers:SlabCard",
     "e2gc": "groups:E2gcCard",
     "hourglass-mlp": "shapes:HourglassCard",
+    "gtp-vit": "fewer_tokens:GtpCard",
     "shallow-again": "broad:ShallowAgainCard",
     "apriori-conv": "waves:AprioriConvCard",
     "pychop": "number_formats:PychopCard",
