@@ -22,6 +22,11 @@ SHORT_SCANS = {
     "quick": _scans.Plan(4, batch=48, rate=6e-3, size=20, canvas=IMAGE, noise=0.4),
     "full": _scans.Plan(30, size=20, canvas=IMAGE, noise=0.6),
 }
+# Small transformers need a lower rate and more steps than convolutions do.
+TOKEN_SCANS = {
+    "quick": _scans.Plan(12, batch=36, rate=3e-3, size=16, noise=0.2),
+    "full": _scans.Plan(60, rate=2e-3, size=16, noise=0.35),
+}
 SMALL_SCANS = {
     "quick": _scans.Plan(8, batch=48, rate=6e-3, size=12, canvas=16),
     "full": _scans.Plan(40, size=12, canvas=16),
