@@ -23,7 +23,7 @@ from paredown.technique import Technique
 from paredown.testing.matrix import Cell, cells
 from paredown.testing.networks import NETWORKS
 
-SETTINGS = {"recover": {"steps": 6}}
+SETTINGS = {"recover": {"steps": 6}, "qlora": {"steps": 4}}
 
 
 def main() -> int:

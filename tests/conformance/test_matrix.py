@@ -11,7 +11,8 @@ from paredown.technique import Rewrite, Stage
 from paredown.testing.matrix import cells, sample
 from paredown.testing.networks import NETWORKS
 
-TECHNIQUES = {n: registry.make(n, {"recover": {"steps": 6}}.get(n)) for n in registry.BUILT_IN}
+SETTINGS = {"recover": {"steps": 6}, "qlora": {"steps": 4}}
+TECHNIQUES = {n: registry.make(n, SETTINGS.get(n)) for n in registry.BUILT_IN}
 PAIRS = sample(TECHNIQUES, seed=0)
 
 

@@ -24,6 +24,8 @@ MODULES = (
     "paredown.runtime.quantized",
     "paredown.runtime.casts",
     "paredown.runtime.forms_lowrank",
+    "paredown.runtime.forms_mixed",
+    "paredown.runtime.nf4",
     "paredown.runtime.zeros",
     "paredown.runtime.token_merging",
     "paredown.runtime.token_propagation",

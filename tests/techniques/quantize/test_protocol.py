@@ -12,6 +12,8 @@ from paredown.graph.capture import capture
 from paredown.techniques.quantize.bf16 import BF16
 from paredown.techniques.quantize.dynamic_int8 import DynamicInt8
 from paredown.techniques.quantize.fold_norm import FoldNorm
+from paredown.techniques.quantize.llm_int8 import LLMInt8
+from paredown.techniques.quantize.nf4 import NF4
 from paredown.techniques.quantize.static_int8 import StaticInt8
 from paredown.techniques.quantize.weight_only import WeightOnly
 
@@ -21,6 +23,8 @@ TECHNIQUES = {
     "bf16": (BF16(), 0.02),
     "static-int8": (StaticInt8(), 0.05),
     "dynamic-int8": (DynamicInt8(), 0.05),
+    "llm-int8": (LLMInt8(columns=4), 0.05),
+    "nf4": (NF4(), 0.25),
     "weight-only 8": (WeightOnly(), 0.02),
     "weight-only 4": (WeightOnly(bits=4, group_size=32, clip=True, embeddings=True), 0.2),
 }
