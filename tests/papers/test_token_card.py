@@ -8,7 +8,7 @@ from paredown.figure import measured
 from paredown.graph.capture import capture
 from paredown.papers.card import judge
 from paredown.papers.cards import fewer_tokens
-from paredown.papers.cards.fewer_tokens import MOST, QUARTER, GtpCard, methods, reduced, small_vit
+from paredown.papers.cards.fewer_tokens import MOST, QUARTER, GtpCard, methods, reducer, small_vit
 from paredown.workload import Workload
 
 NOISE = np.array([-0.002, 0.0, 0.001, 0.001])
@@ -70,8 +70,9 @@ def test_all_methods_give_up_as_many_tokens(removed):
     model = small_vit().eval()
     x = (torch.randn(2, 1, fewer_tokens.SIDE, fewer_tokens.SIDE),)
     whole = capture(Workload(model, x)).macs
+    reduced = reducer(model)
     for name, technique in methods(removed, 0.1, 0).items():
-        graph = capture(Workload(reduced(model, technique), x))
+        graph = capture(Workload(reduced(technique), x))
         ups = [n for n in graph.nodes if n.module.endswith("mlp.fc1") and n.op == "aten::addmm"]
         counts = [graph.tensors[n.outputs[0]].shape[0] // 2 for n in ups]
         assert counts == [65 - removed * (i + 1) for i in range(4)], name
