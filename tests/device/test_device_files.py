@@ -39,8 +39,6 @@ read_bytes_s = 1e9
 
 [sources]
 peak_macs_s = "made up"
-elementwise_s = "made up"
-overhead_s = "made up"
 levels = "made up"
 """
 ARRAY = """[array]
@@ -158,7 +156,7 @@ def test_unknown_name_suggests_the_near_one(tmp_path: Path) -> None:
         (("read_bytes_s = 1e9", "read_bytes_s = 9e9"), 22, "faster than the nearer cache"),
         (("read_bytes_s = 1e9", "read_bytes = 1e9"), 22, "levels.1.read_bytes: unknown key"),
         (('levels = "made up"', ""), 24, "names the source of levels"),
-        (('elementwise_s = "made up"', ""), 24, "names the source of elementwise_s"),
+        (('levels = "made up"', 'levels = " "'), 24, "names the source of levels"),
         (("threads = 2", "threads = 2\ncount = 0"), 4, "count: at least 1, got 0"),
         (("threads = 2", 'threads = 2\nkind = "toaster"'), 4, "kind: input should be"),
         (("threads = 2", 'threads = 2\nkind = "systolic"'), 4, "states its array"),
