@@ -20,6 +20,8 @@ CASES = [  # batch, heads, kv heads, queries, keys, dim, mask, causal
     (1, 1, 1, 5, 700, 40, True, True),
     (1, 2, 2, 1, 1100, 64, False, False),
     (1, 1, 1, 49, 49, 96, True, False),
+    (1, 4, 2, 300, 270, 40, False, False),
+    (2, 2, 2, 260, 600, 32, True, True),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as nnf
-from kernel_cases import LEVELS, POISON, call, guarded, native, rows
+from kernel_cases import LEVELS, POISON, call, guarded, native, pack, rows
 from test_products import FAST, close, compare, epilogue, make_weights, weight_type
 
 pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
@@ -49,6 +49,13 @@ DEPTHWISE = [  # n, h, w, c, kh, kw, stride, pad, dilation
     (1, 35, 33, 1, 3, 3, 1, 1, 1),
     (1, 10, 10, 24, 4, 4, 4, 0, 1),
     (1, 3, 3, 200, 7, 7, 1, 3, 1),
+    (1, 5, 131, 35, 3, 3, 1, 1, 1),  # a row too wide for the ring
+    (1, 17, 230, 8, 7, 7, 2, 3, 1),
+    (2, 33, 5, 70, 5, 5, 1, 2, 1),  # bands with a halo between them
+    (1, 40, 1, 33, 3, 3, 1, 1, 1),
+    (1, 6, 29, 64, 1, 1, 1, 0, 1),
+    (1, 29, 31, 32, 2, 5, 3, 1, 1),
+    (1, 9, 44, 16, 3, 3, 1, 1, 4),
 ]
 
 
@@ -91,6 +98,91 @@ def test_depthwise(isa: str, dtype: torch.dtype, case: int) -> None:
     if not dtype.is_floating_point:
         given["in_zero"] = 5
     compare(isa, "depthwise", given, w, shape, n * out_h * out_w, c, out)
+
+
+EXPANSIONS = [  # n, h, w, channels in, expanded, kernel, stride, act
+    (1, 9, 11, 17, 33, 3, 1, "relu6"),
+    (2, 14, 14, 24, 144, 3, 2, "relu"),
+    (1, 15, 40, 32, 40, 5, 1, "silu"),
+    (1, 33, 29, 64, 16, 3, 1, "none"),  # bands with a halo between them
+    (1, 5, 131, 96, 35, 3, 2, "relu6"),  # a row too wide for the ring
+    (1, 6, 1, 3, 1, 7, 1, "hardswish"),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", FAST)
+@pytest.mark.parametrize("case", range(len(EXPANSIONS)))
+def test_expansion_into_depthwise(isa: str, dtype: torch.dtype, case: int) -> None:
+    n, h, width, k, c, kernel, stride, act = EXPANSIONS[case]
+    pad = kernel // 2
+    out_h, out_w = (h + 2 * pad - kernel) // stride + 1, (width + 2 * pad - kernel) // stride + 1
+    out = DTYPES[case % 4]
+    # Between the two lie floats of the input's kind, or unsigned bytes.
+    middle = dtype if dtype.is_floating_point else U8
+    x = rows(n * h * width, k, dtype, seed=case)
+    first = make_weights((c, k, 1, 1), dtype, seed=case)
+    second = make_weights((c, 1, kernel, kernel), dtype, seed=case + 1)
+    given: dict[str, Any] = {
+        "expand_a": x,
+        "expand_lda": x.stride(0),
+        "expand_a_type": dtype,
+        "expand_m": n * h * width,
+        "expand_n": c,
+        "expand_k": k,
+        "expand_act": act,
+        "expand_out_type": middle,
+        "expand_bias": torch.randn(c, generator=torch.Generator().manual_seed(case)),
+        "in_type": middle,
+        "weight_type": weight_type(dtype),
+        "n": n,
+        "h": h,
+        "width": width,
+        "c": c,
+        "out_h": out_h,
+        "out_w": out_w,
+        "out_c": c,
+        "kh": kernel,
+        "kw": kernel,
+        "stride_h": stride,
+        "stride_w": stride,
+        "pad_top": pad,
+        "pad_left": pad,
+        "groups": c,
+        **epilogue(c, n * out_h * out_w, dtype, out, case),
+    }
+    if not dtype.is_floating_point:
+        given |= {"expand_a_zero": 5, "expand_scale": torch.full((c,), 3e-4)}
+        given |= {"expand_out_scale": 0.02, "expand_out_zero": 9, "in_zero": 9}
+    shape = {"type": weight_type(dtype), "out": c, "in": k}
+    depth = {"type": shape["type"], "out": c, "in": c, "kh": kernel, "kw": kernel, "groups": c}
+
+    def run(level: str, apart: bool) -> torch.Tensor:
+        to = rows(n * out_h * out_w, c, out, seed=0)
+        to.fill_(POISON[out])
+        packed = {
+            "expand_w": pack(level, "gemm", first, shape),
+            "w": pack(level, "depthwise", second, depth),
+        }
+        every = {**given, **packed, "out": to, "out_stride": to.stride(0)}
+        if not apart:
+            call(level, "expand_depthwise", every, 3)
+            return to
+        between = rows(n * h * width, c, middle, seed=0)
+        gemm = {k.removeprefix("expand_"): v for k, v in every.items() if k.startswith("expand_")}
+        call(level, "gemm", {**gemm, "c": between, "ldc": between.stride(0)}, 3)
+        rest = {k: v for k, v in every.items() if not k.startswith("expand_")}
+        call(level, "depthwise", {**rest, "in": between, "in_stride": between.stride(0)}, 3)
+        return to
+
+    together = run(isa, apart=False)
+    assert torch.equal(together, run(isa, apart=True))
+    wanted = run("scalar", apart=False)
+    if out.is_floating_point and middle is not F32:
+        # Where the value between lies near a tie, the sums' order decides how it is rounded.
+        torch.testing.assert_close(together, wanted, rtol=1e-2, atol=1e-2)
+    else:
+        close(together, wanted)
 
 
 @pytest.mark.parametrize("isa", FAST)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,30 @@ def test_threads_change_no_bit(threads: int, executables: Any) -> None:
     workload, executable = executables["encoder"]
     other = lower(workload, threads)
     assert torch.equal(other(*workload.inputs), executable(*workload.inputs))
+
+
+def test_more_threads_than_cores_change_no_bit_and_leave_nothing_behind() -> None:
+    """Threads that lose their core come late to steps, to the run after, and to an engine's end."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 3, 65, 67),)
+    workload = Workload(Chain().eval(), inputs, name="chain")
+    wanted = lower(workload)(*inputs)
+    for _ in range(4):
+        crowd = lower(workload, threads=9)
+        for _ in range(12):  # past the runs after which the steps are cut anew
+            assert torch.equal(crowd(*inputs), wanted)
+
+
+def test_engines_of_several_callers_share_their_threads(executables: Any) -> None:
+    workload, executable = executables["encoder"]
+    wanted = executable(*workload.inputs)
+    others = [lower(workload, threads=2) for _ in range(3)]
+
+    def ten_runs(other: Any) -> bool:
+        return all(torch.equal(other(*workload.inputs), wanted) for _ in range(10))
+
+    with ThreadPoolExecutor(3) as callers:
+        assert all(callers.map(ten_runs, others))
 
 
 # ---------------------------------------------------------------- what torch runs

@@ -11,7 +11,7 @@ import torch
 from paredown import kernels
 from paredown.errors import CaptureError, LoweringError
 from paredown.graph.graph import Graph
-from paredown.runtime.backend import Asked, Backend, Executable, Ran
+from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.native.plan import Plan
 from paredown.runtime.onnx_model import needs_torch
@@ -53,6 +53,10 @@ class NativeExecutable(Executable):
         """Each step; those that torch ran with the reason and their share of the time."""
         rows: list[Ran] = []
         for i, step in enumerate(self.plan.steps):
+            for part in step.parts:
+                name = f"{part['op']}_{self.isa}"
+                rows.append(Ran(part["site"], name, part["precision"], None, COMPUTE))
+                rows.append(Ran(part["site"], "weight", part["weight"]))
             why = None
             if step.fallback is not None:
                 why = f"torch ran it, {self.shares()[i]:.0%} of the time: {step.fallback}"

@@ -11,6 +11,7 @@ from paredown.errors import LoweringError
 from paredown.runtime.export import Exported, module_of
 from paredown.runtime.native import (  # noqa: F401 - the rules register themselves
     arena,
+    fuse,
     pointwise,  # pyright: ignore[reportUnusedImport]
     products,  # pyright: ignore[reportUnusedImport]
     reductions,  # pyright: ignore[reportUnusedImport]
@@ -53,6 +54,7 @@ def lower(exported: Exported, name: str) -> tuple[Plan, dict[str, torch.Tensor]]
             _operator(b, node)
     b.finish()
     plan = b.plan(name, inputs, outputs)
+    fuse.merge(plan)
     arena.place(plan)
     _forget(plan, b.weights)
     return plan, b.weights

@@ -92,6 +92,8 @@ class Step:
     """The type a weight is held in."""
     fallback: str | None = None
     """Why torch runs it, None for a native operator."""
+    parts: list[dict[str, str]] = field(default_factory=list)
+    """Products merged into it: their site, op, precision and weight."""
 
 
 @dataclass

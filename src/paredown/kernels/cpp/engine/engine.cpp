@@ -18,12 +18,17 @@ namespace {
 constexpr size_t kAlign = 64, kHuge = size_t(2) << 20;
 // Vector loads may run past the last element of a row, never past this.
 constexpr size_t kSlack = 64;
+// What taking a piece costs is a fraction of a microsecond, the setting up of its kernel included.
+constexpr double kPieceSeconds = 8e-6;
+constexpr int kPieces = 4;
+constexpr int kWatchedRuns = 4;
 
 template <typename Args>
 class Typed final : public Step {
 public:
     Typed(const Entry<Args>& entry, Fields& fields) : entry_(entry) { read(fields, args_); }
     int64_t units() const override { return entry_.units(args_); }
+    int64_t grain() const override { return entry_.grain == nullptr ? 1 : entry_.grain(args_); }
     size_t scratch() const override { return entry_.scratch == nullptr ? 0 : entry_.scratch(args_); }
     void run(int64_t begin, int64_t end, void* scratch) const override {
         entry_.run(args_, begin, end, scratch);
@@ -44,6 +49,7 @@ std::unique_ptr<Step> make(const Kernels& k, const std::string& op, Fields& fiel
     if (op == "gemm") return make(k.gemm, fields, op);
     if (op == "conv") return make(k.conv, fields, op);
     if (op == "depthwise") return make(k.depthwise, fields, op);
+    if (op == "expand_depthwise") return make(k.expand_depthwise, fields, op);
     if (op == "pool") return make(k.pool, fields, op);
     if (op == "global_pool") return make(k.global_pool, fields, op);
     if (op == "attention") return make(k.attention, fields, op);
@@ -143,8 +149,7 @@ void Engine::add(const std::string& op, Fields fields) {
         if (place.ref.space == Ref::Space::input || place.ref.space == Ref::Space::output)
             step->inputs_and_outputs.push_back(place);
     }
-    const int64_t units = step->units();
-    for (int t = 0; t <= threads_; ++t) step->bounds.push_back(units * t / threads_);
+    step->cut(threads_);
     const size_t scratch = rounded(step->scratch(), kAlign);
     if (scratch > scratch_each_) scratch_each_ = scratch;
     steps_.push_back(std::move(step));
@@ -172,49 +177,121 @@ void Engine::point(const std::vector<const void*>& inputs, const std::vector<voi
         }
 }
 
-void Engine::walk(int thread, size_t first, size_t last, Barrier* barrier, double* seconds) const {
-    using Clock = std::chrono::steady_clock;
-    void* scratch = scratch_.data() + scratch_each_ * size_t(thread);
-    bool sense = false;
-    auto start = seconds != nullptr ? Clock::now() : Clock::time_point();
-    for (size_t s = first; s < last; ++s) {
-        const Step& step = *steps_[s];
-        const int64_t begin = step.bounds[size_t(thread)], end = step.bounds[size_t(thread) + 1];
-        if (begin < end) step.run(begin, end, scratch);
-        if (barrier != nullptr) barrier->wait(sense);
-        if (seconds != nullptr && thread == 0) {
-            const auto now = Clock::now();
-            seconds[s] += std::chrono::duration<double>(now - start).count();
-            start = now;
+void Step::timed(int64_t units, double seconds) const {
+    const auto each = float(seconds / double(units));
+    const float least = unit_seconds_.load(std::memory_order_relaxed);
+    if (least == 0 || each < least) unit_seconds_.store(each, std::memory_order_relaxed);
+}
+
+void Step::cut(int threads) {
+    const int64_t all = units(), each = grain();
+    const double unit = double(unit_seconds_.load(std::memory_order_relaxed));
+    bounds.assign(size_t(threads), {});
+    for (int t = 0; t < threads; ++t) {
+        auto& cuts = bounds[size_t(t)];
+        int64_t at = all * t / threads;
+        const int64_t end = all * (t + 1) / threads;
+        cuts.push_back(at);
+        // A half, a quarter, and so on: large pieces first, small ones to end together.
+        const double pieces = double(end - at) * unit / kPieceSeconds;
+        for (int i = 1; i < kPieces && i + 1 <= pieces; ++i) {
+            const int64_t next = ((at + end) / 2 + each - 1) / each * each;
+            if (next <= at || next >= end) break;
+            cuts.push_back(at = next);
         }
+        if (at < end) cuts.push_back(end);
     }
+}
+
+Run::Run(size_t steps, int threads) : threads_(threads), left_(steps * size_t(threads)), states_(steps) {}
+
+void Run::start(const Engine& engine, size_t first, size_t last, double* seconds, bool watch) {
+    engine_ = &engine;
+    first_ = first;
+    last_ = last;
+    seconds_ = seconds;
+    watch_ = watch;
+    for (size_t s = first; s < last; ++s) {
+        int64_t total = 0;
+        for (int t = 0; t < threads_; ++t) {
+            const int64_t pieces = engine.steps_[s]->pieces(t);
+            left_[s * size_t(threads_) + size_t(t)].pieces.store(int32_t(pieces), std::memory_order_relaxed);
+            total += pieces;
+        }
+        states_[s].undone.start(int32_t(total));
+    }
+}
+
+// Takes one piece and does it; the engine is touched only once a piece is had.
+bool Run::take(const Engine& engine, size_t step, int range, int thread) {
+    auto& left = left_[step * size_t(threads_) + size_t(range)].pieces;
+    if (left.load(std::memory_order_relaxed) <= 0) return false;
+    const int32_t had = left.fetch_sub(1, std::memory_order_acquire);
+    if (had <= 0) return false;
+    const Step& s = *engine.steps_[step];
+    const auto& cuts = s.bounds[size_t(range)];
+    const size_t at = cuts.size() - 1 - size_t(had);
+    void* scratch = engine.scratch_.data() + engine.scratch_each_ * size_t(thread);
+    if (watch_) {
+        const auto start = std::chrono::steady_clock::now();
+        s.run(cuts[at], cuts[at + 1], scratch);
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+        s.timed(cuts[at + 1] - cuts[at], took.count());
+    } else {
+        s.run(cuts[at], cuts[at + 1], scratch);
+    }
+    states_[step].undone.done();
+    return true;
+}
+
+void Run::work(int thread) {
+    using Clock = std::chrono::steady_clock;
+    const bool clocked = thread == 0 && seconds_ != nullptr;
+    auto start = clocked ? Clock::now() : Clock::time_point();
+    for (size_t s = first_; s < last_; ++s) {
+        Countdown& undone = states_[s].undone;
+        for (int i = 0; i < threads_ && !undone.over(); ++i)
+            while (take(*engine_, s, (thread + i) % threads_, thread)) continue;
+        undone.wait();
+        if (!clocked) continue;
+        const auto now = Clock::now();
+        seconds_[s] += std::chrono::duration<double>(now - start).count();
+        start = now;
+    }
+}
+
+void Engine::go(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,
+                size_t last, double* seconds) {
+    std::lock_guard<std::mutex> turn(turn_);
+    point(inputs, outputs, first, last);
+    // A worker that came late may still be leaving the run before this one.
+    if (!run_ || run_.use_count() > 1) run_ = std::make_shared<Run>(steps_.size(), threads_);
+    std::atomic_thread_fence(std::memory_order_acquire);
+    const bool watch = threads_ > 1 && watched_ < kWatchedRuns;
+    run_->start(*this, first, last, seconds, watch);
+    if (threads_ == 1)
+        run_->work(0);
+    else
+        Pool::of(threads_)->run(run_);
+    if (!watch) return;
+    if (first == 0) ++watched_;
+    for (size_t s = first; s < last; ++s) steps_[s]->cut(threads_);
 }
 
 void Engine::run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,
                  size_t last) {
-    std::lock_guard<std::mutex> turn(turn_);
-    point(inputs, outputs, first, last);
-    if (threads_ == 1) {
-        walk(0, first, last, nullptr, nullptr);
-        return;
-    }
-    Barrier barrier(threads_);
-    Pool::of(threads_)->run([&](int thread) { walk(thread, first, last, &barrier, nullptr); });
+    go(inputs, outputs, first, last, nullptr);
 }
 
 void Engine::run_timed(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                        size_t first, size_t last, std::vector<double>& seconds) {
-    std::lock_guard<std::mutex> turn(turn_);
-    point(inputs, outputs, first, last);
     seconds.resize(steps_.size());
-    Barrier barrier(threads_);
-    Barrier* const meet = threads_ == 1 ? nullptr : &barrier;
-    Pool::of(threads_)->run([&](int thread) { walk(thread, first, last, meet, seconds.data()); });
+    go(inputs, outputs, first, last, seconds.data());
 }
 
 std::vector<int64_t> Engine::units() const {
     std::vector<int64_t> out;
-    for (const auto& step : steps_) out.push_back(step->bounds.back());
+    for (const auto& step : steps_) out.push_back(step->units());
     return out;
 }
 

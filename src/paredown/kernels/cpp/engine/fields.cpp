@@ -3,6 +3,30 @@
 
 namespace paredown::engine {
 
+namespace {
+
+template <typename T>
+void take(std::map<std::string, T>& from, const std::string& prefix, std::map<std::string, T>& to) {
+    for (auto at = from.begin(); at != from.end();) {
+        if (at->first.compare(0, prefix.size(), prefix) != 0) {
+            ++at;
+            continue;
+        }
+        to[at->first.substr(prefix.size())] = at->second;
+        at = from.erase(at);
+    }
+}
+
+}  // namespace
+
+Fields Fields::taken(const std::string& prefix) {
+    Fields out;
+    take(numbers, prefix, out.numbers);
+    take(words, prefix, out.words);
+    take(refs, prefix, out.refs);
+    return out;
+}
+
 #define FIELD(name) f.get(#name, a.name)
 
 void read(Fields& f, Epilogue& a) {
@@ -92,6 +116,14 @@ void read(Fields& f, Matvec& a) {
     FIELD(bits); FIELD(group); FIELD(m); FIELD(n);
     FIELD(k); FIELD(y); FIELD(ldy);
     read(f, a.ep);
+}
+
+void read(Fields& f, ExpandDepthwise& a) {
+    Fields expand = f.taken("expand_");
+    read(expand, a.expand);
+    expand.demand_empty("expand");
+    f.places.insert(f.places.end(), expand.places.begin(), expand.places.end());
+    read(f, a.depthwise);
 }
 
 void read(Fields& f, Weights& a) {

@@ -70,6 +70,9 @@ public:
         refs.erase(at);
     }
 
+    // The fields whose names begin with `prefix`, without it, taken out.
+    Fields taken(const std::string& prefix);
+
     // Pointers asked for, to be set by who knows the addresses.
     std::vector<Patch> places;
 
@@ -108,6 +111,7 @@ void read(Fields& f, Eltwise& a);
 void read(Fields& f, Resize& a);
 void read(Fields& f, Transpose& a);
 void read(Fields& f, Matvec& a);
+void read(Fields& f, ExpandDepthwise& a);  // the first one's as "expand_..."
 void read(Fields& f, Weights& a);
 
 }  // namespace paredown::engine

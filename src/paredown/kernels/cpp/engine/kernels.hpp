@@ -227,11 +227,11 @@ struct Matvec {
     Epilogue ep;
 };
 
-// Depthwise separable inverted residual as one kernel (MBConv): 1 x 1 expansion, depthwise k x k, 1 x 1
-// projection, expanded channels never in memory as a whole. Each Conv brings its weights and epilogue;
-// `in` of the second and third, `out` of the first and second are unused. expand.w null: no expansion.
-struct InvertedResidual {
-    Conv expand, depthwise, project;
+// A 1 x 1 convolution and the depthwise one that alone reads it, as one kernel: a row of the expanded
+// tensor is made when the second needs it, never all of them. `expand.c` and `depthwise.in` are unused.
+struct ExpandDepthwise {
+    Gemm expand;
+    Conv depthwise;
 };
 
 template <typename Args>
@@ -239,6 +239,7 @@ struct Entry {
     int64_t (*units)(const Args&) = nullptr;                                   // how much work
     size_t (*scratch)(const Args&) = nullptr;                                  // bytes per thread, 64-byte aligned
     void (*run)(const Args&, int64_t begin, int64_t end, void* scratch) = nullptr;  // a part of it
+    int64_t (*grain)(const Args&) = nullptr;  // units that share what is done once for them; null: 1
 };
 
 struct Kernels {
@@ -265,7 +266,7 @@ struct Kernels {
     Entry<Resize> resize;
     Entry<Transpose> transpose;
     Entry<Matvec> matvec;
-    Entry<InvertedResidual> inverted_residual;  // null entries: not fused on this level
+    Entry<ExpandDepthwise> expand_depthwise;
 };
 
 // Each fills its table; entries a level has nothing better for are taken from `base`.

@@ -3,6 +3,7 @@
 // A tile product takes 16 cycles in which the vector units idle, so the epilogue of the block before is
 // done row by row between the tile products of the present one.
 #include "kernels_attention.hpp"
+#include "kernels_expand.hpp"
 #include "kernels_product.hpp"
 
 namespace paredown::engine {
@@ -29,19 +30,39 @@ int64_t tile_blocks(const Geometry& g) {
     return ceil_div((g.lines - 1) * g.pitch + g.line, kTileRows);
 }
 
-// A block whose sums wait for their epilogue.
+// A block whose sums wait for their epilogue, as runs of neighbouring outputs.
 struct Pending {
     alignas(64) char sums[kTileRows * kPanel * 4];
-    int64_t out_row[kTileRows];  // where the sums of tile row `from[i]` go
-    uint8_t from[kTileRows];
+    struct Stretch {
+        int64_t out_row;
+        int from, count;
+    } stretches[kTileRows];
     const Finish* finish = nullptr;
-    int next = 0, rows = 0;
+    int stretch = 0, rows = 0;  // the present one; rows not yet done
 
-    void step(int count) {
-        for (; count > 0 && next < rows; --count, ++next)
-            finish->row(*finish, sums + from[next] * kPanel * 4, out_row[next]);
+    void clear() { stretch = rows = count_ = 0; }
+    void add(int64_t out_row, int from, int count) {
+        if (count <= 0) return;
+        stretches[count_++] = {out_row, from, count};
+        rows += count;
     }
-    void flush() { step(rows - next); }
+    void step(int count) {
+        while (count > 0 && rows > 0) {
+            Stretch& s = stretches[stretch];
+            const int now = count < s.count ? count : s.count;
+            finish->rows(*finish, sums + s.from * kSumsRow, s.out_row, now);
+            s.out_row += now;
+            s.from += now;
+            s.count -= now;
+            if (s.count == 0) ++stretch;
+            rows -= now;
+            count -= now;
+        }
+    }
+    void flush() { step(rows); }
+
+private:
+    int count_ = 0;
 };
 
 // What to bring nearer while a block is computed: the next panel's weights, a part with each block of
@@ -153,17 +174,20 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
             ahead.lines = ceil_div(part, taps * (tap_bytes / 64));
             sum(at, stride, offsets, taps, tap_bytes, w, now.sums, before, ahead);
             now.finish = &f;
-            now.next = 0;
-            // Between two lines lie outputs that are none: their sums are left out.
-            int64_t line = g.flat ? 0 : start / g.pitch, x = g.flat ? start : start % g.pitch;
-            int kept = 0;
-            for (int64_t r = 0; r < left; ++r, ++x) {
-                if (x == g.pitch) x = 0, ++line;
-                if (start + r < fresh || (!g.flat && x >= g.line)) continue;
-                now.from[kept] = static_cast<uint8_t>(r);
-                now.out_row[kept++] = first + line * g.line + x;
+            now.clear();
+            const int skipped = static_cast<int>(fresh - start);
+            if (g.flat) {
+                now.add(first + fresh, skipped, static_cast<int>(left) - skipped);
+                return;
             }
-            now.rows = kept;
+            // Between two lines lie outputs that are none: their sums are left out.
+            for (int64_t r = skipped; r < left;) {
+                const int64_t line = (start + r) / g.pitch, x = (start + r) % g.pitch;
+                const int64_t run = least(left - r, g.pitch - x);
+                now.add(first + line * g.line + x, static_cast<int>(r),
+                        static_cast<int>(least(run, g.line - x)));
+                r += run;
+            }
         });
     // `turn` points at the older of the two, which is done already.
     pending[turn ^ 1].flush();
@@ -189,7 +213,13 @@ void run(const Conv& v, int64_t begin, int64_t end, void* area) {
     return v.weight_type == DType::bf16 ? tile_product<Sum::bf16>(v, begin, end, area)
                                         : product<Sum::f32>(v, begin, end, area);
 }
+int64_t grain(const Conv& v) {
+    if (v.weight_type == DType::s8) return grain_of<Sum::s8, tile_blocks>(v);
+    return v.weight_type == DType::bf16 ? grain_of<Sum::bf16, tile_blocks>(v)
+                                        : grain_of<Sum::f32, line_blocks<kRows>>(v);
+}
 int64_t gemm_units(const Gemm& g) { return units(as_conv(g)); }
+int64_t gemm_grain(const Gemm& g) { return grain(as_conv(g)); }
 size_t gemm_scratch(const Gemm& g) { return scratch(as_conv(g)); }
 void gemm(const Gemm& g, int64_t begin, int64_t end, void* area) { run(as_conv(g), begin, end, area); }
 
@@ -207,13 +237,35 @@ struct TileAttention {
     }
 };
 
+// The same for the rows of an expansion. Rows beyond the last of a block are multiplied too, and left.
+template <Sum S>
+struct TileProduct {
+    static constexpr Sum kSum = S;
+    static constexpr int kBlock = kTileRows;
+    static void start() { configure(); }
+    static void stop() { _tile_release(); }
+    static void multiply(DType a_type, const char* a, int64_t stride, int rows, int64_t bytes, const char* w,
+                         char* sums) {
+        Pending none;
+        const int64_t offset = 0;
+        SumTiles sum;
+        if constexpr (S == Sum::bf16)
+            sum = sum_tiles_of<Kind::bf16>(rows > 16, true);
+        else
+            sum = a_type == DType::u8 ? sum_tiles_of<Kind::u8s8>(rows > 16, true)
+                                      : sum_tiles_of<Kind::s8s8>(rows > 16, true);
+        sum(a, stride, &offset, 1, bytes, w, sums, none, Ahead());
+    }
+};
+
 }  // namespace
 
 Kernels amx_kernels(const Kernels& base) {
     Kernels t = base;  // weights lie as on AVX-512 VNNI and BF16
     t.isa = "amx";
-    t.conv = {units, scratch, run};
-    t.gemm = {gemm_units, gemm_scratch, gemm};
+    t.conv = {units, scratch, run, grain};
+    t.gemm = {gemm_units, gemm_scratch, gemm, gemm_grain};
+    Expand<RowProduct<Sum::f32>, TileProduct<Sum::bf16>, TileProduct<Sum::s8>>::add(t);
     using Attend = AttentionOf<TileAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};
     return t;

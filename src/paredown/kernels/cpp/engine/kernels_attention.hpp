@@ -10,7 +10,11 @@
 namespace paredown::engine {
 namespace {
 
-constexpr int64_t kQueries = 128, kKeys = 512;
+constexpr int64_t kQueries = 256, kKeys = 512;
+
+// Query rows of a unit. Each unit packs its keys and values, so a head is cut only where it is long, or
+// where there are too few heads for threads to share.
+inline int64_t queries_of(const Attention& a) { return a.batch * a.heads >= 4 ? kQueries : kQueries / 2; }
 
 // 16 or 8 rows of four-byte cells, `stride` bytes apart, to columns of panels: to[step][lane].
 PAREDOWN_INLINE void turn_cells(const char* from, int64_t stride, int64_t rows, int64_t cells, char* to,
@@ -164,12 +168,56 @@ float soften(const Attention& a, const AttentionPlan& p, int64_t block, int64_t 
     return shrink;
 }
 
+#ifdef __AVX512F__
+// The same for bf16 weights and a positive scale: one multiply-add, an exponential of their precision,
+// two vectors at a time.
+inline float soften_fast(const Attention& a, const AttentionPlan& p, int64_t block, int64_t r, int64_t count,
+                         const float* mask, float* scores, char* weights, float& top, float& sum) {
+    const int64_t vectors = ceil_div(count, W);
+    const auto at = [&](int64_t vector) {
+        return scores + (vector / 2 * block + r) * kPanel + vector % 2 * W;
+    };
+    const float unit = mask == nullptr ? a.scale : 1;  // what the stored scores are still to be multiplied by
+    if (mask != nullptr)
+        for (int64_t i = 0; i < vectors; ++i) {
+            const F added = load_n<DType::f32>(mask, i * W, static_cast<int>(least(W, count - i * W)));
+            store(at(i), fma(load(at(i)), set(a.scale), added));
+        }
+    if (count % W != 0) {
+        float* last = at(vectors - 1);
+        store(last, _mm512_mask_mov_ps(set(-INFINITY), first(static_cast<int>(count % W)), load(last)));
+    }
+    F highest = set(-INFINITY);
+    for (int64_t i = 0; i < vectors; ++i) highest = max(highest, load(at(i)));
+    const float before = top, tile_top = max_lanes(highest) * unit;
+    top = tile_top > top ? tile_top : top;
+    if (top == -INFINITY) {
+        std::memset(weights, 0, static_cast<size_t>(p.tile_bytes));
+        return 0;
+    }
+    constexpr float log2_e = 1.44269504F;
+    const F scale = set(unit * log2_e), shift = set(-top * log2_e);
+    const auto weight = [&](int64_t i) {
+        return i < vectors ? power_of_two_fast(fma(load(at(i)), scale, shift)) : zero();
+    };
+    F total = zero();
+    for (int64_t i = 0; i < p.tile / W; i += 2) {
+        const F low = weight(i), high = weight(i + 1);
+        total = total + (low + high);
+        store_pair<DType::bf16>(weights + i * W * 2, low, high);
+    }
+    const float shrink = before == -INFINITY ? 0 : std::exp(before - top);
+    sum = sum * shrink + sum_lanes(total);
+    return shrink;
+}
+#endif
+
 template <class P>
 void attention(const Attention& a, int64_t begin, int64_t end, void* area) {
     constexpr Sum S = P::kSum;
     char* scratch = static_cast<char*>(area);
     const AttentionPlan p = attention_plan<P>(a);
-    const int64_t per_head = ceil_div(a.q_len, kQueries), size = static_cast<int64_t>(size_of(a.type));
+    const int64_t per_head = ceil_div(a.q_len, queries_of(a)), size = static_cast<int64_t>(size_of(a.type));
     auto* out = reinterpret_cast<float*>(scratch + p.out_at);
     auto* tops = reinterpret_cast<float*>(scratch + p.stat_at);
     auto* product = reinterpret_cast<float*>(scratch + p.product_at);
@@ -179,9 +227,9 @@ void attention(const Attention& a, int64_t begin, int64_t end, void* area) {
     std::memset(scratch + p.weights_at, 0, static_cast<size_t>(P::kBlock * p.tile_bytes));
     P::start();
     for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t first = unit % per_head * kQueries, h = unit / per_head % a.heads;
+        const int64_t first = unit % per_head * queries_of(a), h = unit / per_head % a.heads;
         const int64_t b = unit / per_head / a.heads, kv = h / (a.heads / a.kv_heads);
-        const int64_t queries = least(kQueries, a.q_len - first);
+        const int64_t queries = least(queries_of(a), a.q_len - first);
         for (int64_t i = 0; i < queries; ++i) tops[i] = -INFINITY, sums[i] = 0;
         std::memset(out, 0, static_cast<size_t>(queries * width) * 4);
         const int64_t last = first + queries - 1 + a.kv_len - a.q_len;  // causal: the last key seen
@@ -210,6 +258,15 @@ void attention(const Attention& a, int64_t begin, int64_t end, void* area) {
                                                                 row * a.mask_row + key;
                     const int64_t seen =
                         a.causal ? most(0, least(count, row + 1 + a.kv_len - a.q_len - key)) : count;
+#ifdef __AVX512F__
+                    if constexpr (S == Sum::bf16)
+                        if (a.scale > 0) {
+                            shrink[r] = soften_fast(a, p, P::kBlock, r, seen, mask, scores,
+                                                    scratch + p.weights_at + r * p.tile_bytes, tops[q + r],
+                                                    sums[q + r]);
+                            continue;
+                        }
+#endif
                     shrink[r] = soften<S>(a, p, P::kBlock, r, seen, mask, scores,
                                           scratch + p.weights_at + r * p.tile_bytes, tops[q + r], sums[q + r]);
                 }
@@ -236,7 +293,7 @@ void attention(const Attention& a, int64_t begin, int64_t end, void* area) {
 }
 
 template <class P>
-int64_t attention_units(const Attention& a) { return a.batch * a.heads * ceil_div(a.q_len, kQueries); }
+int64_t attention_units(const Attention& a) { return a.batch * a.heads * ceil_div(a.q_len, queries_of(a)); }
 template <class P>
 size_t attention_scratch(const Attention& a) { return attention_plan<P>(a).scratch; }
 

@@ -1,5 +1,6 @@
 // Product kernels on AVX2 and FMA: 16 registers of 8 floats.
 #include "kernels_attention.hpp"
+#include "kernels_expand.hpp"
 #include "kernels_product.hpp"
 #include "kernels_vector.hpp"
 
@@ -9,6 +10,7 @@ Kernels avx2_kernels(const Kernels& base) {
     Kernels t = base;
     t.isa = "avx2";
     Products<Sum::f32, Sum::wide, Sum::s16>::add(t);
+    Expand<RowProduct<Sum::f32>, RowProduct<Sum::wide>, RowProduct<Sum::s16>>::add(t);
     add_vector_kernels(t);
     using Attend = AttentionOf<FloatAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};

@@ -1,19 +1,22 @@
-// Depthwise convolution: vectors over channels, a strip of output pixels in registers.
+// Depthwise convolution: a few rows of input as floats in L1, a strip of output pixels in registers.
 //
-// Weights are floats for every type, [position][channel]; sums of 8-bit products are exact in float up to
-// 2^24, which 500 positions do not reach. An input vector is converted once and used by every output of
-// the strip that it meets.
+// A unit is a band of output rows of one block of channels. Each input row is converted once, padding
+// included, into a ring of rows as high as the kernel; after that every type and every border is the
+// same sum: weights in registers, [position][channel], one load for up to as many products as the kernel
+// is wide. Sums of 8-bit products are exact in float up to 2^24, which 500 positions do not reach.
 #pragma once
 #include "kernels_spans.hpp"
+#include "kernels_tile_finish.hpp"
 
 namespace paredown::engine {
 namespace {
 
-constexpr int64_t kStripChannels = 128;
+// The ring of rows stays in L1; a row that is too wide for that is cut.
+constexpr int64_t kRingBytes = 40 << 10;
 #ifdef __AVX512F__
-constexpr int kStrip = 8;
+constexpr int kStrip = 14;
 #else
-constexpr int kStrip = 4;
+constexpr int kStrip = 8;
 #endif
 
 inline int64_t padded_channels(int64_t c) { return round_up(c, W); }
@@ -34,161 +37,203 @@ inline void pack_depthwise(const Weights& w, const void* from, void* to) {
         }
 }
 
-// Channel blocks make units out of images with few rows.
-inline int64_t channel_parts(const Conv& v) {
-    return v.n * v.out_h >= 32 ? 1 : ceil_div(v.c, kStripChannels);
-}
-inline int64_t depthwise_units(const Conv& v) { return v.n * v.out_h * channel_parts(v); }
-inline size_t depthwise_scratch(const Conv&) { return kStrip * kStripChannels * sizeof(float); }
+// How one convolution is cut. A tile is what the ring holds of a row, in whole strips of outputs.
+struct DepthwisePlan {
+    int64_t blocks, bands, band_rows;
+    int64_t tiles, tile, strip;
+    int64_t slots, columns;  // of the ring
+    int64_t sums_at, rows_at;
+    size_t scratch;
 
-// acc of one vector of channels for `Strip` outputs from x0: kernel width and stride known.
-template <DType T, int Kw, int Stride, bool Inside>
-PAREDOWN_INLINE void strip(const Conv& v, const char* const* rows, int64_t first_x, int64_t c, int n,
-                           int outputs, F shift, float* sums) {
-    F acc[kStrip];
+    explicit DepthwisePlan(const Conv& v) {
+        blocks = ceil_div(v.c, kTileChannels);
+        // Bands of 14 rows or fewer, and units enough for threads to share, but no halo of its own for
+        // less than four rows.
+        bands = most(ceil_div(v.out_h, 14), ceil_div(16, v.n * blocks));
+        band_rows = least(v.out_h, most(ceil_div(v.out_h, bands), 4));
+        bands = ceil_div(v.out_h, band_rows);
+        const int64_t reach_w = (v.kw - 1) * v.dilation_w + 1;
+        slots = (v.kh - 1) * v.dilation_h + 1;
+        const int64_t fits = kRingBytes / (slots * kTileChannels * 4);
+        const int64_t widest = most(kStrip, (fits - reach_w) / v.stride_w + 1);
+        tiles = ceil_div(v.out_w, widest);
+        tile = ceil_div(v.out_w, tiles);
+        strip = ceil_div(tile, ceil_div(tile, kStrip));
+        tile = round_up(tile, strip);
+        tiles = ceil_div(v.out_w, tile);
+        columns = (tile - 1) * v.stride_w + reach_w;
+        sums_at = slots * columns * kTileChannels * 4;
+        rows_at = sums_at + tile * kTileChannels * 4;
+        scratch = static_cast<size_t>(round_up(rows_at + v.kh * static_cast<int64_t>(sizeof(float*)), 64));
+    }
+    int64_t slot() const { return columns * kTileChannels; }  // floats
+};
+
+inline int64_t depthwise_units(const Conv& v) {
+    const DepthwisePlan p(v);
+    return v.n * p.bands * p.blocks;
+}
+inline size_t depthwise_scratch(const Conv& v) { return DepthwisePlan(v).scratch; }
+
+// Columns [low, high) of one row of the ring, [vector][column][lane], from the pixel of column 0.
+template <DType T>
+PAREDOWN_INLINE void convert_row(const Conv& v, const char* pixel, int64_t low, int64_t high, int64_t channels,
+                                 int64_t columns, float* to) {
+    const int64_t step = v.in_stride * static_cast<int64_t>(size_of(T));
+    constexpr int64_t width = W * static_cast<int64_t>(size_of(T));
+    const F shift = set(static_cast<float>(v.in_zero));
+    const auto put = [&](F x, int64_t vector, int64_t column) {
+        if constexpr (T == DType::u8 || T == DType::s8) x = x - shift;
+        store(to + (vector * columns + column) * W, x);
+    };
+    if (channels == kTileChannels) {
+        for (int64_t x = low; x < high; ++x)
+#pragma GCC unroll 4
+            for (int i = 0; i < kTileVectors; ++i) put(load_as<T>(pixel + x * step + i * width), i, x);
+        return;
+    }
+    for (int64_t x = low; x < high; ++x)
+        for (int64_t i = 0; i * W < channels; ++i)
+            put(load_n<T>(pixel + x * step + i * width, 0, static_cast<int>(least(W, channels - i * W))), i, x);
+}
+
+// Keeps a vector in its register, and an address as it is: the compiler would rather load a vector again
+// for each use, at an address of its own each time.
+PAREDOWN_INLINE F held(F x) {
+#ifdef __AVX512F__
+    asm("" : "+v"(x));
+#else
+    asm("" : "+x"(x));
+#endif
+    return x;
+}
+PAREDOWN_INLINE const float* held(const float* p) {
+    asm("" : "+r"(p));
+    return p;
+}
+
+// Sums of `Strip` neighbouring outputs for one vector of channels. rows[ky]: the ring's row, null outside
+// of the image.
+template <int Strip, int Kw, int Stride>
+void sum_strip(const Conv& v, const float* const* rows, int64_t offset, const float* w, float* sums) {
+    F acc[Strip];
     for (F& a : acc) a = zero();
-    const auto* w = static_cast<const float*>(v.w) + c;
-    const int64_t w_stride = padded_channels(v.c);
-    const int64_t pixel = v.in_stride * static_cast<int64_t>(size_of(T));
-    for (int64_t ky = 0; ky < v.kh; ++ky, w += Kw * w_stride) {
+    const int64_t kh = v.kh, w_stride = padded_channels(v.c);
+    for (int64_t ky = 0; ky < kh; ++ky, w += Kw * w_stride) {
         if (rows[ky] == nullptr) continue;
-        const char* row = rows[ky] + first_x * pixel + c * static_cast<int64_t>(size_of(T));
+        const float* row = held(rows[ky] + offset);
         F weight[Kw];
 #pragma GCC unroll 16
-        for (int kx = 0; kx < Kw; ++kx) weight[kx] = load(w + kx * w_stride);
-#pragma GCC unroll 32
-        for (int i = 0; i < (kStrip - 1) * Stride + Kw; ++i) {
-            if (!Inside && (first_x + i < 0 || first_x + i >= v.width)) continue;
-            F x = n == W ? load_as<T>(row + i * pixel) : load_first<T>(row + i * pixel, n);
-            if constexpr (T == DType::u8 || T == DType::s8) x = x - shift;
+        for (int kx = 0; kx < Kw; ++kx) weight[kx] = held(load(w + kx * w_stride));
+#pragma GCC unroll 64
+        for (int i = 0; i < (Strip - 1) * Stride + Kw; ++i) {
+            const F x = held(load(row + i * W));
 #pragma GCC unroll 16
-            for (int t = 0; t < kStrip; ++t) {
+            for (int t = 0; t < Strip; ++t) {
                 const int kx = i - t * Stride;
                 if (kx >= 0 && kx < Kw) acc[t] = fma(x, weight[kx], acc[t]);
             }
         }
     }
-    for (int t = 0; t < outputs; ++t) store(sums + t * kStripChannels, acc[t]);
+#pragma GCC unroll 16
+    for (int t = 0; t < Strip; ++t) store(sums + t * kTileChannels, acc[t]);
 }
 
 // Any kernel width, stride and dilation.
-template <DType T>
-void strip_any(const Conv& v, const char* const* rows, int64_t first_x, int64_t c, int n, int outputs, F shift,
-               float* sums) {
+template <int Strip>
+void sum_strip_any(const Conv& v, const float* const* rows, int64_t offset, const float* w, float* sums) {
     const int64_t w_stride = padded_channels(v.c);
-    for (int t = 0; t < outputs; ++t) {
+    for (int t = 0; t < Strip; ++t) {
         F acc = zero();
         for (int64_t ky = 0; ky < v.kh; ++ky) {
             if (rows[ky] == nullptr) continue;
-            for (int64_t kx = 0; kx < v.kw; ++kx) {
-                const int64_t x = first_x + t * v.stride_w + kx * v.dilation_w;
-                if (x < 0 || x >= v.width) continue;
-                F here = load_n<T>(rows[ky], x * v.in_stride + c, n);
-                if constexpr (T == DType::u8 || T == DType::s8) here = here - shift;
-                acc = fma(here, load(static_cast<const float*>(v.w) + (ky * v.kw + kx) * w_stride + c), acc);
-            }
+            const float* x = rows[ky] + offset + t * v.stride_w * W;
+            for (int64_t kx = 0; kx < v.kw; ++kx)
+                acc = fma(load(x + kx * v.dilation_w * W), load(w + (ky * v.kw + kx) * w_stride), acc);
         }
-        store(sums + t * kStripChannels, acc);
+        store(sums + t * kTileChannels, acc);
     }
 }
 
-using Strip = void (*)(const Conv&, const char* const*, int64_t, int64_t, int, int, F, float*);
+using SumStrip = void (*)(const Conv&, const float* const*, int64_t, const float*, float*);
 
-template <DType T, int Kw, int Stride, bool Inside>
-void strip_of(const Conv& v, const char* const* rows, int64_t first_x, int64_t c, int n, int outputs, F shift,
-              float* sums) {
-    strip<T, Kw, Stride, Inside>(v, rows, first_x, c, n, outputs, shift, sums);
+template <int Strip>
+SumStrip choose_strip(const Conv& v) {
+    if (v.dilation_w == 1 && v.stride_w == 1) {
+        if (v.kw == 1) return sum_strip<Strip, 1, 1>;
+        if (v.kw == 3) return sum_strip<Strip, 3, 1>;
+        if (v.kw == 5) return sum_strip<Strip, 5, 1>;
+        if (v.kw == 7) return sum_strip<Strip, 7, 1>;
+        if (v.kw == 11) return sum_strip<Strip, 11, 1>;
+    }
+    if (v.dilation_w == 1 && v.stride_w == 2) {
+        if (v.kw == 3) return sum_strip<Strip, 3, 2>;
+        if (v.kw == 5) return sum_strip<Strip, 5, 2>;
+        if (v.kw == 7) return sum_strip<Strip, 7, 2>;
+    }
+    return sum_strip_any<Strip>;
 }
 
-template <DType T, bool Inside>
-Strip choose_strip(const Conv& v) {
-    if (v.dilation_w != 1) return strip_any<T>;
-    if (v.kw == 1 && v.stride_w == 1) return strip_of<T, 1, 1, Inside>;
-    if (v.kw == 3 && v.stride_w == 1) return strip_of<T, 3, 1, Inside>;
-    if (v.kw == 3 && v.stride_w == 2) return strip_of<T, 3, 2, Inside>;
-    if (v.kw == 5 && v.stride_w == 1) return strip_of<T, 5, 1, Inside>;
-    if (v.kw == 5 && v.stride_w == 2) return strip_of<T, 5, 2, Inside>;
-    if (v.kw == 7 && v.stride_w == 1) return strip_of<T, 7, 1, Inside>;
-    if (v.kw == 11 && v.stride_w == 1) return strip_of<T, 11, 1, Inside>;
-    return strip_any<T>;
+template <int Strip = kStrip>
+SumStrip strip_of(const Conv& v, int64_t strip) {
+    if constexpr (Strip > 1)
+        if (strip < Strip) return strip_of<Strip - 1>(v, strip);
+    return choose_strip<Strip>(v);
 }
 
-// One row of sums, columns [column, column + count), through the epilogue.
-template <Act A, DType Out>
-void finish_span(const Epilogue& ep, const float* sums, int64_t row, int64_t column, int64_t count, void* out,
-                 int64_t out_stride) {
-    const float inverse = 1 / ep.out_scale;
-    void* to = element(out, Out, row * out_stride + column);
-    each_vector(count, [&](int64_t i, int n) {
-        F v = load(sums + i);
-        if (ep.scale != nullptr) v = v * load_n<DType::f32>(ep.scale + column, i, n);
-        if (ep.bias != nullptr) v = v + load_n<DType::f32>(ep.bias + column, i, n);
-        constexpr bool fast = Out != DType::f32;
-        if (ep.residual != nullptr) {
-            const F r = load_value(ep.residual, ep.residual_type, row * ep.residual_stride + column + i, n,
-                                   ep.residual_scale, ep.residual_zero);
-            v = ep.residual_after ? activate<A, fast>(v) + r : activate<A, fast>(v + r);
-        } else {
-            v = activate<A, fast>(v);
+// The unit's band of output rows for its block of channels. fill(row of the input, x of column 0, low, high,
+// first channel, channels, to) makes columns [low, high) of one row of the ring.
+template <typename Fill>
+void depthwise_unit(const Conv& v, const DepthwisePlan& p, int64_t unit, char* scratch, Fill&& fill) {
+    const int64_t c = unit % p.blocks * kTileChannels, image = unit / p.blocks / p.bands;
+    const int64_t first_row = unit / p.blocks % p.bands * p.band_rows;
+    const int64_t end_row = least(v.out_h, first_row + p.band_rows);
+    const int64_t channels = least(kTileChannels, v.c - c), vectors = ceil_div(channels, W);
+    auto* ring = reinterpret_cast<float*>(scratch);
+    auto* sums = reinterpret_cast<float*>(scratch + p.sums_at);
+    auto* rows = reinterpret_cast<const float**>(scratch + p.rows_at);
+    const SumStrip sum = strip_of(v, p.strip);
+    const FinishTile finish = finish_tile_of(v.ep);
+    const auto* w = static_cast<const float*>(v.w) + c;
+    for (int64_t x = 0; x < v.out_w; x += p.tile) {
+        const int64_t outputs = least(p.tile, v.out_w - x), first_x = x * v.stride_w - v.pad_left;
+        const int64_t low = least(p.columns, most(0, -first_x));
+        const int64_t high = most(low, least(p.columns, v.width - first_x));
+        // Padding is the number zero; its columns are the same in every row.
+        for (int64_t line = 0; line < p.slots * vectors; ++line) {
+            float* to = ring + line / vectors * p.slot() + line % vectors * p.columns * W;
+            for (int64_t column = 0; column < low; ++column) store(to + column * W, zero());
+            for (int64_t column = high; column < p.columns; ++column) store(to + column * W, zero());
         }
-        if constexpr (Out == DType::u8 || Out == DType::s8) v = quantise(v, inverse, ep.out_zero);
-        store_n<Out>(element(to, Out, i), v, n);
-    });
-}
-
-using FinishSpan = void (*)(const Epilogue&, const float*, int64_t, int64_t, int64_t, void*, int64_t);
-
-inline FinishSpan finish_span_of(const Epilogue& ep) {
-    FinishSpan f = nullptr;
-    with_activation(ep.act, [&](auto act) {
-        with_type(ep.out_type,
-                  [&](auto type) { f = finish_span<decltype(act)::value, decltype(type)::value>; });
-    });
-    return f;
-}
-
-// Outputs [0, out_w) of one output row, channels [c_begin, c_end). rows[ky]: pixel 0 of each input row.
-template <DType T>
-void depthwise_row(const Conv& v, const char* const* rows, int64_t out_row, int64_t c_begin, int64_t c_end,
-                   FinishSpan finish, float* sums) {
-    const Strip inside = choose_strip<T, true>(v), edge = choose_strip<T, false>(v);
-    const F shift = set(static_cast<float>(v.in_zero));
-    const int64_t reach = (kStrip - 1) * v.stride_w + v.kw;
-    for (int64_t x = 0; x < v.out_w; x += kStrip) {
-        const int outputs = static_cast<int>(least(kStrip, v.out_w - x));
-        const int64_t first_x = x * v.stride_w - v.pad_left;
-        const bool is_inside = first_x >= 0 && first_x + reach <= v.width;
-        for (int64_t block = c_begin; block < c_end; block += kStripChannels) {
-            const int64_t count = least(kStripChannels, c_end - block);
-            each_vector(count, [&](int64_t i, int n) {
-                (is_inside ? inside : edge)(v, rows, first_x, block + i, n, outputs, shift, sums + i);
-            });
-            for (int t = 0; t < outputs; ++t)
-                finish(v.ep, sums + t * kStripChannels, out_row + x + t, block, count, v.out, v.out_stride);
+        int64_t next = most(0, first_row * v.stride_h - v.pad_top);  // the first row not converted
+        for (int64_t oy = first_row; oy < end_row; ++oy) {
+            const int64_t top = oy * v.stride_h - v.pad_top, end = least(v.h, top + p.slots);
+            for (next = most(next, top); next < end; ++next)
+                fill(image * v.h + next, first_x, low, high, c, channels, ring + next % p.slots * p.slot());
+            for (int64_t ky = 0; ky < v.kh; ++ky) {
+                const int64_t y = top + ky * v.dilation_h;
+                rows[ky] = y < 0 || y >= v.h ? nullptr : ring + y % p.slots * p.slot();
+            }
+            for (int64_t i = 0; i < vectors; ++i)
+                for (int64_t t = 0; t < outputs; t += p.strip)
+                    sum(v, rows, (i * p.columns + t * v.stride_w) * W, w + i * W, sums + t * kTileChannels + i * W);
+            finish(v.ep, sums, (image * v.out_h + oy) * v.out_w + x, outputs, c, channels, v.out, v.out_stride);
         }
     }
 }
 
 inline void depthwise(const Conv& v, int64_t begin, int64_t end, void* scratch) {
-    constexpr int64_t max_rows = 64;
-    auto* sums = static_cast<float*>(scratch);
-    const FinishSpan finish = finish_span_of(v.ep);
-    const int64_t parts = channel_parts(v), size = static_cast<int64_t>(size_of(v.in_type));
-    const int64_t per_part = parts == 1 ? v.c : kStripChannels;
-    for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t part = unit % parts, oy = unit / parts % v.out_h, image = unit / parts / v.out_h;
-        const char* rows[max_rows] = {};
-        for (int64_t ky = 0; ky < v.kh; ++ky) {
-            const int64_t y = oy * v.stride_h - v.pad_top + ky * v.dilation_h;
-            if (y >= 0 && y < v.h)
-                rows[ky] = static_cast<const char*>(v.in) + (image * v.h + y) * v.width * v.in_stride * size;
-        }
-        const int64_t c = part * per_part;
-        with_type(v.in_type, [&](auto t) {
-            depthwise_row<decltype(t)::value>(v, rows, (image * v.out_h + oy) * v.out_w, c,
-                                              least(v.c, c + per_part), finish, sums);
-        });
-    }
+    const DepthwisePlan p(v);
+    with_type(v.in_type, [&](auto type) {
+        constexpr DType T = decltype(type)::value;
+        const auto fill = [&](int64_t row, int64_t first_x, int64_t low, int64_t high, int64_t c, int64_t channels,
+                              float* to) {
+            const void* pixel = element(v.in, T, (row * v.width + first_x) * v.in_stride + c);
+            convert_row<T>(v, static_cast<const char*>(pixel), low, high, channels, p.columns, to);
+        };
+        for (int64_t unit = begin; unit < end; ++unit)
+            depthwise_unit(v, p, unit, static_cast<char*>(scratch), fill);
+    });
 }
 
 }  // namespace

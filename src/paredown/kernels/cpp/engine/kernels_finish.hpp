@@ -1,6 +1,6 @@
-// The epilogue of product kernels, one row of one panel of columns at a time.
+// The epilogue of product kernels, some rows of one panel of columns at a time.
 #pragma once
-#include "kernels_math.hpp"
+#include "kernels_clamp.hpp"
 
 namespace paredown::engine {
 namespace {
@@ -18,7 +18,9 @@ struct Finish {
     // From a row's outputs to those of the next panel, in elements: fetched while this one is done.
     int64_t ahead = 0;
     float inverse_scale = 1;
-    void (*row)(const Finish&, const void* sums, int64_t row) = nullptr;
+    bool folded = false;  // scale and bias give units of the 8-bit output (kernels_clamp.hpp)
+    // Rows [row, row + count) of the output; sums of `kPanel` columns in each.
+    void (*rows)(const Finish&, const char* sums, int64_t row, int count) = nullptr;
 
     // Points at columns [first, first + count); `sums_of_weights` null for float sums.
     void select(int64_t first, int count, const int32_t* sums_of_weights, int32_t zero_point) {
@@ -29,8 +31,10 @@ struct Finish {
             const auto read = [&](const float* from, float otherwise) {
                 return from == nullptr ? set(otherwise) : load_first<DType::f32>(from + first + i, n);
             };
-            store(scale + i, read(ep->scale, 1));
-            store(bias + i, read(ep->bias, 0));
+            F scales = read(ep->scale, 1), biases = read(ep->bias, 0);
+            if (folded) fold(scales, biases, inverse_scale, ep->out_zero);
+            store(scale + i, scales);
+            store(bias + i, biases);
         }
         for (int i = 0; i < kPanel; ++i)
             offset[i] = i < count && sums_of_weights != nullptr ? -zero_point * sums_of_weights[i] : 0;
@@ -47,17 +51,30 @@ PAREDOWN_INLINE void fetch_to_write([[maybe_unused]] const char* p) {
 #endif
 }
 
+constexpr int64_t kSumsRow = kPanel * 4;  // bytes
+
+// What one vector of columns needs for every row.
+template <bool Integer>
+struct Column {
+    F scale, bias;
+    [[maybe_unused]] I offset;
+    Column(const Finish& f, int i) : scale(load(f.scale + i)), bias(load(f.bias + i)), offset(load(f.offset + i)) {}
+};
+template <bool Integer>
+PAREDOWN_INLINE F scaled(const Column<Integer>& c, const char* sums) {
+    if constexpr (Integer)
+        return fma(to_float(add_int(load(reinterpret_cast<const int32_t*>(sums)), c.offset)), c.scale, c.bias);
+    else
+        return fma(load(reinterpret_cast<const float*>(sums)), c.scale, c.bias);
+}
+
 // One vector of a row: columns [i, i + n) of the panel.
 template <Act A, DType Out, bool Integer, Added R>
-PAREDOWN_INLINE F finished(const Finish& f, const void* sums, int64_t row, int i, int n) {
+PAREDOWN_INLINE F finished(const Finish& f, const Column<Integer>& column, const char* sums, int64_t row, int i,
+                           int n) {
     const Epilogue& ep = *f.ep;
     constexpr bool fast = Out != DType::f32;
-    F v;
-    if constexpr (Integer)
-        v = to_float(add_int(load(static_cast<const int32_t*>(sums) + i), load(f.offset + i)));
-    else
-        v = load(static_cast<const float*>(sums) + i);
-    v = fma(v, load(f.scale + i), load(f.bias + i));
+    F v = scaled(column, sums + i * 4);
     if constexpr (R == Added::none) {
         v = activate<A, fast>(v);
     } else {
@@ -71,24 +88,49 @@ PAREDOWN_INLINE F finished(const Finish& f, const void* sums, int64_t row, int i
     return v;
 }
 
+// Whether `rows` for these writes 8-bit outputs straight from the multiply-add.
+constexpr bool folds(Act a, DType out, Added r) {
+    return (out == DType::u8 || out == DType::s8) && is_clamp(a) && r == Added::none;
+}
+
 template <Act A, DType Out, bool Integer, Added R>
-void finish_row(const Finish& f, const void* sums, int64_t row) {
+void finish_rows(const Finish& f, const char* sums, int64_t row, int count) {
     constexpr int64_t size = static_cast<int64_t>(size_of(Out));
+    const int64_t step = f.out_stride * size;
     char* out = f.out + (row * f.out_stride + f.column) * size;
     if (f.columns == kPanel) {
-        fetch_to_write(out + f.ahead * size);
-        if constexpr (R != Added::none) {
-            const int64_t wide = static_cast<int64_t>(size_of(f.ep->residual_type));
-            fetch(static_cast<const char*>(f.ep->residual) +
-                  (row * f.ep->residual_stride + f.column + f.ahead) * wide);
+        const Column<Integer> low(f, 0), high(f, W);
+        const Clamp<Out> clamp(A, f.inverse_scale, f.ep->out_zero);
+        for (const int64_t end = row + count; row < end; ++row, sums += kSumsRow, out += step) {
+            fetch_to_write(out + f.ahead * size);
+            if constexpr (folds(A, Out, R)) {
+                clamp.put(out, scaled(low, sums));
+                clamp.put(out + W, scaled(high, sums + W * 4));
+                continue;
+            }
+            if constexpr (R != Added::none) {
+                const int64_t wide = static_cast<int64_t>(size_of(f.ep->residual_type));
+                fetch(static_cast<const char*>(f.ep->residual) +
+                      (row * f.ep->residual_stride + f.column + f.ahead) * wide);
+            }
+            store_pair<Out>(out, finished<A, Out, Integer, R>(f, low, sums, row, 0, W),
+                            finished<A, Out, Integer, R>(f, high, sums, row, W, W));
         }
-        store_pair<Out>(out, finished<A, Out, Integer, R>(f, sums, row, 0, W),
-                        finished<A, Out, Integer, R>(f, sums, row, W, W));
         return;
     }
     for (int i = 0; i < f.columns; i += W) {
         const int n = static_cast<int>(least(f.columns - i, W));
-        store_n<Out>(out + i * size, finished<A, Out, Integer, R>(f, sums, row, i, n), n);
+        const Column<Integer> column(f, i);
+        const Clamp<Out> clamp(A, f.inverse_scale, f.ep->out_zero);
+        for (int r = 0; r < count; ++r) {
+            const char* from = sums + r * kSumsRow;
+            F v;
+            if constexpr (folds(A, Out, R))
+                v = clamp.bounded(scaled(column, from + i * 4));
+            else
+                v = finished<A, Out, Integer, R>(f, column, from, row + r, i, n);
+            store_n<Out>(out + r * step + i * size, v, n);
+        }
     }
 }
 
@@ -103,9 +145,10 @@ Finish make_finish(const Epilogue& ep, void* out, int64_t out_stride) {
         with_type(ep.out_type, [&](auto type) {
             constexpr Act A = decltype(act)::value;
             constexpr DType T = decltype(type)::value;
-            f.row = ep.residual == nullptr                ? finish_row<A, T, Integer, Added::none>
-                    : ep.residual_type == DType::bf16 ? finish_row<A, T, Integer, Added::half>
-                                                      : finish_row<A, T, Integer, Added::any>;
+            f.folded = ep.residual == nullptr && folds(A, T, Added::none);
+            f.rows = ep.residual == nullptr            ? finish_rows<A, T, Integer, Added::none>
+                     : ep.residual_type == DType::bf16 ? finish_rows<A, T, Integer, Added::half>
+                                                       : finish_rows<A, T, Integer, Added::any>;
         });
     });
     return f;

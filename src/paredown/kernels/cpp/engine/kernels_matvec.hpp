@@ -130,10 +130,8 @@ void matvec_bits(const Matvec& a, int64_t begin, int64_t end, void* scratch) {
                 case 3: panel_sums<Bits, 3>(l, w, s, from, l.steps, out); break;
                 default: panel_sums<Bits, 4>(l, w, s, from, l.steps, out);
             }
-            for (int r = 0; r < rows; ++r) {
-                std::memcpy(sums, out + r * W, sizeof(float) * W);
-                f.row(f, sums, row + r);
-            }
+            for (int r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, out + r * W, sizeof(float) * W);
+            f.rows(f, reinterpret_cast<const char*>(sums), row, rows);
         }
     }
 }

@@ -228,8 +228,7 @@ void product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
             const int count = static_cast<int>(least(blocks.size, here - x));
             sum_rows_of<S>(count)(a + (line * g.pitch + x) * g.row_bytes, g.row_bytes, offsets, taps, used, w,
                                   sums);
-            for (int r = 0; r < count; ++r)
-                f.row(f, sums + r * kPanel * 4, first + line * g.line + x + r);
+            f.rows(f, sums, first + line * g.line + x, count);
         });
 }
 
@@ -237,6 +236,13 @@ template <Sum S>
 int64_t product_units(const Conv& v) {
     const Geometry g = geometry_of<S>(v);
     return g.chunks() * g.l.panels * line_blocks<kRows>(g);
+}
+
+// A chunk that is copied into place is copied by everyone who has a part in it.
+template <Sum S, int64_t (*Blocks)(const Geometry&)>
+int64_t grain_of(const Conv& v) {
+    const Geometry g = geometry_of<S>(v);
+    return g.direct ? 1 : g.l.panels * Blocks(g);
 }
 
 template <Sum S>
@@ -267,7 +273,13 @@ struct Products {
         return v.weight_type == DType::bf16 ? product<Half>(v, begin, end, scratch)
                                             : product<Float>(v, begin, end, scratch);
     }
+    static int64_t grain(const Conv& v) {
+        constexpr auto blocks = line_blocks<kRows>;
+        if (v.weight_type == DType::s8) return grain_of<Byte, blocks>(v);
+        return v.weight_type == DType::bf16 ? grain_of<Half, blocks>(v) : grain_of<Float, blocks>(v);
+    }
     static int64_t gemm_units(const Gemm& g) { return units(as_conv(g)); }
+    static int64_t gemm_grain(const Gemm& g) { return grain(as_conv(g)); }
     static size_t gemm_scratch(const Gemm& g) { return scratch(as_conv(g)); }
     static void gemm(const Gemm& g, int64_t begin, int64_t end, void* scratch) {
         run(as_conv(g), begin, end, scratch);
@@ -275,8 +287,8 @@ struct Products {
     static void add(Kernels& t) {
         t.packed_size = packed_size;
         t.pack = pack;
-        t.conv = {units, scratch, run};
-        t.gemm = {gemm_units, gemm_scratch, gemm};
+        t.conv = {units, scratch, run, grain};
+        t.gemm = {gemm_units, gemm_scratch, gemm, gemm_grain};
     }
 };
 

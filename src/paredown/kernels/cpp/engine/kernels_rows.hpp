@@ -10,48 +10,61 @@ inline size_t row_scratch(int64_t cols) { return static_cast<size_t>(round_up(co
 // ---- layer norm, RMS norm
 
 inline int64_t norm_units(const Norm& a) { return a.rows; }
-inline size_t norm_scratch(const Norm& a) { return 2 * row_scratch(a.cols); }
+inline size_t norm_scratch(const Norm& a) { return row_scratch(a.cols); }
+
+// x = in, and x += add where given; returns the sum.
+template <DType T>
+float norm_read(const Norm& a, int64_t row, float* x) {
+    const void* in = element(a.in, T, row * a.in_stride);
+    const auto read = [&](const void* from, int64_t i, int n) { return load_n<T>(from, i, n); };
+    if (a.add == nullptr)
+        return sum_lanes(sum_vectors(a.cols, [&](int64_t i, int n) {
+            const F v = read(in, i, n);
+            store_n<DType::f32>(x + i, v, n);
+            return v;
+        }));
+    const void* add = element(a.add, T, row * a.add_stride);
+    return sum_lanes(sum_vectors(a.cols, [&](int64_t i, int n) {
+        const F v = read(in, i, n) + read(add, i, n);
+        store_n<DType::f32>(x + i, v, n);
+        return v;
+    }));
+}
+
+// out = (x - mean) * factor * gamma + beta, in the output's type.
+template <DType T>
+void norm_write(const Norm& a, int64_t row, const float* x, float mean, float factor) {
+    void* out = element(a.out, T, row * a.out_stride);
+    const float inverse = 1 / a.out_scale;
+    each_vector(a.cols, [&](int64_t i, int n) {
+        F v = (load_n<DType::f32>(x, i, n) - set(mean)) * set(factor);
+        if (a.gamma != nullptr) v = v * load_n<DType::f32>(a.gamma, i, n);
+        if (a.beta != nullptr) v = v + load_n<DType::f32>(a.beta, i, n);
+        if constexpr (T == DType::u8 || T == DType::s8) v = quantise(v, inverse, a.out_zero);
+        store_n<T>(element(out, T, i), v, n);
+    });
+}
 
 inline void norm(const Norm& a, int64_t begin, int64_t end, void* scratch) {
     auto* x = static_cast<float*>(scratch);
-    float* other = x + row_scratch(a.cols) / 4;
     const float inverse_cols = 1 / static_cast<float>(a.cols);
     for (int64_t row = begin; row < end; ++row) {
-        load_span(a.in, a.in_type, row * a.in_stride, a.cols, 1, 0, x);
-        if (a.add != nullptr) {
-            load_span(a.add, a.in_type, row * a.add_stride, a.cols, 1, 0, other);
-            each_vector(a.cols, [&](int64_t i, int n) {
-                store_n<DType::f32>(x + i, load_n<DType::f32>(x, i, n) + load_n<DType::f32>(other, i, n), n);
-            });
-            if (a.sum != nullptr) store_span(x, a.cols, a.sum, a.in_type, row * a.sum_stride, 1, 0);
-        } else if (a.sum != nullptr) {
-            store_span(x, a.cols, a.sum, a.in_type, row * a.sum_stride, 1, 0);
-        }
+        float sum = 0;
+        with_type(a.in_type, [&](auto t) { sum = norm_read<decltype(t)::value>(a, row, x); });
+        if (a.sum != nullptr) store_span(x, a.cols, a.sum, a.in_type, row * a.sum_stride, 1, 0);
         // Two passes over L1: the sum of squares of differences loses no digits to a large mean.
-        float mean = 0;
-        if (!a.rms) {
-            F sum = zero();
-            each_vector(a.cols, [&](int64_t i, int n) { sum = sum + load_n<DType::f32>(x, i, n); });
-            mean = sum_lanes(sum) * inverse_cols;
-        }
-        F squares = zero();
-        each_vector(a.cols, [&](int64_t i, int n) {
+        const float mean = a.rms ? 0 : sum * inverse_cols;
+        const F squares = sum_vectors(a.cols, [&](int64_t i, int n) {
             F d = load_n<DType::f32>(x, i, n) - set(mean);
             if (n < W) {  // lanes beyond the row are not differences
                 alignas(64) float lanes[W] = {};
                 store_n<DType::f32>(lanes, d, n);
                 d = load(lanes);
             }
-            squares = fma(d, d, squares);
+            return d * d;
         });
         const float factor = 1 / std::sqrt(sum_lanes(squares) * inverse_cols + a.eps);
-        each_vector(a.cols, [&](int64_t i, int n) {
-            F v = (load_n<DType::f32>(x, i, n) - set(mean)) * set(factor);
-            if (a.gamma != nullptr) v = v * load_n<DType::f32>(a.gamma, i, n);
-            if (a.beta != nullptr) v = v + load_n<DType::f32>(a.beta, i, n);
-            store_n<DType::f32>(x + i, v, n);
-        });
-        store_span(x, a.cols, a.out, a.out_type, row * a.out_stride, a.out_scale, a.out_zero);
+        with_type(a.out_type, [&](auto t) { norm_write<decltype(t)::value>(a, row, x, mean, factor); });
     }
 }
 

@@ -66,6 +66,47 @@ void conv(const Conv& v, int64_t begin, int64_t end, void*) {
     }
 }
 
+// One channel of one image at a time: its plane of the expanded tensor, then the depthwise sums over it.
+int64_t expand_depthwise_units(const ExpandDepthwise& f) { return f.depthwise.n * f.depthwise.c; }
+size_t expand_depthwise_scratch(const ExpandDepthwise& f) {
+    return static_cast<size_t>(f.depthwise.h * f.depthwise.width) * sizeof(float);
+}
+
+void expand_depthwise(const ExpandDepthwise& f, int64_t begin, int64_t end, void* scratch) {
+    const Gemm& g = f.expand;
+    const Conv& v = f.depthwise;
+    const DType w_type = weight_type(g.a_type);
+    const int64_t pixels = v.h * v.width;
+    for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t image = unit / v.c, c = unit % v.c;
+        for (int64_t i = 0; i < pixels; ++i) {
+            double acc = 0;
+            for (int64_t l = 0; l < g.k; ++l)
+                acc += static_cast<double>(
+                           load_one(g.a, g.a_type, (image * pixels + i) * g.lda + l, 1, g.a_zero)) *
+                       load_one(g.w, w_type, c * g.k + l);
+            Epilogue ep = g.ep;  // of this one channel
+            if (ep.scale != nullptr) ep.scale += c;
+            if (ep.bias != nullptr) ep.bias += c;
+            finish_one(ep, acc, i, 0, scratch, 1);
+        }
+        for (int64_t oy = 0; oy < v.out_h; ++oy)
+            for (int64_t ox = 0; ox < v.out_w; ++ox) {
+                double acc = 0;
+                for (int64_t ky = 0; ky < v.kh; ++ky)
+                    for (int64_t kx = 0; kx < v.kw; ++kx) {
+                        const int64_t y = oy * v.stride_h - v.pad_top + ky * v.dilation_h;
+                        const int64_t x = ox * v.stride_w - v.pad_left + kx * v.dilation_w;
+                        if (y < 0 || y >= v.h || x < 0 || x >= v.width) continue;
+                        acc += static_cast<double>(
+                                   load_one(scratch, g.ep.out_type, y * v.width + x, 1, v.in_zero)) *
+                               load_one(v.w, v.weight_type, (c * v.kh + ky) * v.kw + kx);
+                    }
+                finish_one(v.ep, acc, (image * v.out_h + oy) * v.out_w + ox, c, v.out, v.out_stride);
+            }
+    }
+}
+
 // Packed matvec weights: q as int8 (n, k), then the scales (n, groups), floats.
 int64_t scale_groups(const Matvec& a) { return ceil_div(a.k, a.group); }
 size_t scales_at(const Matvec& a) { return static_cast<size_t>(round_up(a.n * a.k, 64)); }
@@ -146,6 +187,7 @@ Kernels scalar_kernels() {
     t.pack_matvec = pack_matvec;
     t.gemm = {gemm_units, no_scratch<Gemm>, gemm};
     t.conv = t.depthwise = {conv_units, no_scratch<Conv>, conv};
+    t.expand_depthwise = {expand_depthwise_units, expand_depthwise_scratch, expand_depthwise};
     t.matvec = {matvec_units, no_scratch<Matvec>, matvec};
     t.attention = {attention_units, attention_scratch, attention};
     add_scalar_rows(t);

@@ -94,16 +94,17 @@ PAREDOWN_INLINE void store_first(void* p, F v, int n) {
         _mm512_mask_cvtepi32_storeu_epi8(p, m, to_int(min(max(v, set(-128)), set(127))));
 }
 
+// The low byte of each lane.
+PAREDOWN_INLINE void store_bytes(void* p, I v) {
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+
 template <DType T>
 PAREDOWN_INLINE void store_as(void* p, F v) {
     if constexpr (T == DType::f32) _mm512_storeu_ps(p, v);
     if constexpr (T == DType::bf16) _mm256_storeu_si256(static_cast<__m256i*>(p), narrow_bf16(v));
-    if constexpr (T == DType::u8)
-        _mm_storeu_si128(static_cast<__m128i*>(p),
-                         _mm512_cvtepi32_epi8(to_int(min(max(v, set(0)), set(255)))));
-    if constexpr (T == DType::s8)
-        _mm_storeu_si128(static_cast<__m128i*>(p),
-                         _mm512_cvtepi32_epi8(to_int(min(max(v, set(-128)), set(127)))));
+    if constexpr (T == DType::u8) store_bytes(p, to_int(min(max(v, set(0)), set(255))));
+    if constexpr (T == DType::s8) store_bytes(p, to_int(min(max(v, set(-128)), set(127))));
 }
 
 #else  // AVX2
@@ -169,6 +170,14 @@ PAREDOWN_INLINE F load_first(const void* p, int n) {
     return load_as<T>(part);
 }
 
+// The low byte of each lane.
+PAREDOWN_INLINE void store_bytes(void* p, I v) {
+    const I byte = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0C080400));  // four times over
+    const uint32_t parts[2] = {static_cast<uint32_t>(_mm256_extract_epi32(byte, 0)),
+                               static_cast<uint32_t>(_mm256_extract_epi32(byte, 4))};
+    std::memcpy(p, parts, 8);
+}
+
 template <DType T>
 PAREDOWN_INLINE void store_as(void* p, F v) {
     if constexpr (T == DType::f32) _mm256_storeu_ps(static_cast<float*>(p), v);
@@ -183,13 +192,7 @@ PAREDOWN_INLINE void store_as(void* p, F v) {
     }
     if constexpr (T == DType::u8 || T == DType::s8) {
         const F low = set(T == DType::u8 ? 0 : -128), high = set(T == DType::u8 ? 255 : 127);
-        const I wide = to_int(min(max(v, low), high));
-        const I byte = _mm256_shuffle_epi8(
-            wide, _mm256_set1_epi32(0x0C080400));  // the low byte of each lane, four times over
-        const uint32_t parts[2] = {
-            static_cast<uint32_t>(_mm256_extract_epi32(byte, 0)),
-            static_cast<uint32_t>(_mm256_extract_epi32(byte, 4))};
-        std::memcpy(p, parts, 8);
+        store_bytes(p, to_int(min(max(v, low), high)));
     }
 }
 
@@ -204,6 +207,17 @@ PAREDOWN_INLINE void store_first(void* p, F v, int n) {
 
 PAREDOWN_INLINE F zero() { return set(0); }
 PAREDOWN_INLINE bool is_quantised(DType t) { return t == DType::u8 || t == DType::s8; }
+
+// A float as it reads when stored as bf16.
+PAREDOWN_INLINE F rounded_to_bf16(F v) {
+#ifdef __AVX512F__
+    return widen_bf16(narrow_bf16(v));
+#else
+    alignas(32) uint16_t stored[W];
+    store_as<DType::bf16>(stored, v);
+    return load_as<DType::bf16>(stored);
+#endif
+}
 
 // Calls f(std::integral_constant-like tag) for the type: one branch outside a loop, none inside.
 template <DType T>

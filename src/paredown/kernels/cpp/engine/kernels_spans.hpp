@@ -14,6 +14,22 @@ PAREDOWN_INLINE void each_vector(int64_t count, Call&& call) {
     if (i < count) call(i, static_cast<int>(count - i));
 }
 
+// The sum of f(element, lanes) over `count` values, in four sums at once; lanes beyond must be zero.
+template <typename Call>
+PAREDOWN_INLINE F sum_vectors(int64_t count, Call&& call) {
+    F a = zero(), b = zero(), c = zero(), d = zero();
+    int64_t i = 0;
+    for (; i + 4 * W <= count; i += 4 * W) {
+        a = a + call(i, W);
+        b = b + call(i + W, W);
+        c = c + call(i + 2 * W, W);
+        d = d + call(i + 3 * W, W);
+    }
+    for (; i + W <= count; i += W) a = a + call(i, W);
+    if (i < count) b = b + call(i, static_cast<int>(count - i));
+    return (a + b) + (c + d);
+}
+
 [[maybe_unused]] inline const void* element(const void* p, DType t, int64_t i) {
     return static_cast<const char*>(p) + i * static_cast<int64_t>(size_of(t));
 }

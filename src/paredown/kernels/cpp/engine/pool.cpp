@@ -2,6 +2,11 @@
 
 #include <unistd.h>
 
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+
 #include <chrono>
 #include <map>
 
@@ -15,8 +20,8 @@ namespace {
 // Long enough to bridge the gap between two calls of a loop, short enough to leave cores to others.
 constexpr auto kSpin = std::chrono::microseconds(300);
 constexpr int kPauses = 64;
-// At a barrier the others are at work: yield only when one of them seems to have lost its core.
-constexpr int kBarrierPauses = 20000;
+// Others are at work: some 50 us, more than an even split leaves, and one of them has lost its core.
+constexpr int kCountdownPauses = 1000;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -28,19 +33,28 @@ inline void pause() {
 
 }  // namespace
 
-void Barrier::wait(bool& sense) {
-    sense = !sense;
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == parties_ - 1) {
-        arrived_.store(0, std::memory_order_relaxed);
-        sense_.store(sense, std::memory_order_release);
-        return;
+// Both sides first write, then read what the other writes, in one total order: one of them sees it.
+void Countdown::done() {
+    if (left_.fetch_sub(1) != 1 || asleep_.load() == 0) return;
+#if defined(__linux__)
+    syscall(SYS_futex, &left_, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+#endif
+}
+
+void Countdown::wait() {
+    for (int i = 0; i < kCountdownPauses; ++i) {
+        if (over()) return;
+        pause();
     }
-    for (int i = 0; sense_.load(std::memory_order_acquire) != sense; ++i) {
-        if (i < kBarrierPauses)
-            pause();
-        else
-            std::this_thread::yield();
+    asleep_.fetch_add(1);
+    for (int32_t now = left_.load(); now != 0; now = left_.load()) {
+#if defined(__linux__)
+        syscall(SYS_futex, &left_, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
+#else
+        std::this_thread::yield();
+#endif
     }
+    asleep_.fetch_sub(1);
 }
 
 Pool::Pool(int threads) : threads_(threads) {
@@ -52,33 +66,24 @@ Pool::~Pool() {
     {
         std::lock_guard<std::mutex> hold(lock_);
         stop_ = true;
-        round_.fetch_add(1, std::memory_order_release);
+        round_.fetch_add(1);
     }
     wake_.notify_all();
     for (auto& w : workers_) w.join();
 }
 
-void Pool::run(const std::function<void(int)>& work) {
-    if (threads_ == 1) {
-        work(0);
-        return;
-    }
+void Pool::run(const std::shared_ptr<Job>& job) {
     std::lock_guard<std::mutex> turn(turn_);
-    work_ = &work;
-    busy_.store(threads_ - 1, std::memory_order_relaxed);
-    // Sequentially consistent with the sleeper's own two steps: one of both sees the other.
-    round_.fetch_add(1);
-    if (asleep_.load() > 0) {
-        { std::lock_guard<std::mutex> hold(lock_); }
-        wake_.notify_all();
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        job_ = job;
+        round_.fetch_add(1);
     }
-    work(0);
-    for (int i = 0; busy_.load(std::memory_order_acquire) > 0; ++i) {
-        if (i < kBarrierPauses)
-            pause();
-        else
-            std::this_thread::yield();
-    }
+    // Who goes to sleep counts itself under the lock first: it has seen the round, or is woken.
+    if (asleep_.load() > 0) wake_.notify_all();
+    job->work(0);
+    std::lock_guard<std::mutex> hold(lock_);
+    job_.reset();
 }
 
 void Pool::loop(int thread) {
@@ -93,10 +98,14 @@ void Pool::loop(int thread) {
             wake_.wait(hold, [&] { return round_.load() != seen; });
             asleep_.fetch_sub(1);
         }
-        ++seen;
+        std::shared_ptr<Job> job;
+        {
+            std::lock_guard<std::mutex> hold(lock_);
+            seen = round_.load();
+            job = job_;
+        }
         if (stop_.load(std::memory_order_acquire)) return;
-        (*work_)(thread);
-        busy_.fetch_sub(1, std::memory_order_release);
+        if (job) job->work(thread);
     }
 }
 
