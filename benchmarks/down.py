@@ -75,11 +75,12 @@ def nncf_int8(workload: Any, threads: int) -> Any:
     example = workload.inputs
     model = ov.convert_model(torch.export.export(workload.model.eval(), example))
     model.reshape({i: list(x.shape) for i, x in enumerate(example)})
-    data = nncf.Dataset([[x.numpy() for x in args] for args, _ in workload.calibration_inputs()])
+    calls = list(workload.calibration_inputs()) if workload.calibration else [(example, {})]
+    data = nncf.Dataset([[x.numpy() for x in args] for args, _ in calls])
     # Network type matters to NNCF: its own advice for transformers is to name it.
     heads = any(isinstance(m, torch.nn.LayerNorm) for m in workload.model.modules())
     kind = nncf.ModelType.TRANSFORMER if heads else None
-    quantized = nncf.quantize(model, data, subset_size=len(workload.calibration), model_type=kind)
+    quantized = nncf.quantize(model, data, subset_size=len(calls), model_type=kind)
     compiled = ov.Core().compile_model(
         quantized,
         "CPU",

@@ -93,6 +93,43 @@ def overhead(body: dict[str, Any]) -> list[str]:
     ]
 
 
+def native(body: dict[str, Any]) -> list[str]:
+    """The native engine beside the best of the runtimes that ran."""
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in body["rows"]:
+        key = (row["network"], row["precision"], row["batch"])
+        groups.setdefault(key, []).append(row)
+    rows: list[list[str]] = []
+    for (network, precision, batch), found in groups.items():
+        ours = next((r for r in found if r["backend"] == "native" and r.get("median_s")), None)
+        peers = [r for r in found if r["backend"] != "native" and r.get("median_s") and r["gate"]]
+        if ours is None or not peers:
+            continue
+        best = min(peers, key=lambda r: r["over_first"])
+        rows.append(
+            [
+                network,
+                precision,
+                str(batch),
+                f"{1e3 * ours['median_s']:.2f} ms",
+                times(best["over_first"], best["over_first_interval"]),
+                best["backend"],
+                f"{ours['peak_fraction']:.0%}",
+                f"{ours['torch_share']:.0%}",
+            ]
+        )
+    head = ["network", "precision", "batch", "native", "faster than the best peer", "which is"]
+    return [
+        "## The native engine",
+        "",
+        f"`{body['command']}`; only the backends named there took part.",
+        "",
+        *table([*head, "share of the bound", "operators run by torch"], rows),
+        "",
+        f"{machine(body)}.",
+    ]
+
+
 def coverage(body: dict[str, Any]) -> list[str]:
     """Hugging Face architectures profiled."""
     families = sorted({n["family"] for n in body["networks"].values()})
@@ -107,6 +144,7 @@ def coverage(body: dict[str, Any]) -> list[str]:
 
 PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "down": down,
+    "native": native,
     "overhead": overhead,
     "hf_coverage": coverage,
 }
