@@ -24,9 +24,6 @@ GOAL = Goal((Limit("latency", "<=", 2.5e-3), Limit("drop", "<=", 0.01)), "latenc
 
 
 NAMES = [a.name for a in AXES]
-PLAIN = ("off", "off", "off", "0", "openvino")
-QUICK = ("off", "off", "int8", "0", "openvino")
-SLOW = ("0.5", "off", "off", "0", "openvino")
 
 
 def every():
@@ -125,75 +122,79 @@ def test_a_killed_search_repeats_nothing_and_loses_nothing(tmp_path):
     assert len(tried) == len(set(tried)) == 17
 
 
-def test_gain_per_second_comes_first_unless_it_crowds_out_the_most_gain(tmp_path):
+PLAIN, QUICK, SLOW = (
+    Candidate(tuple(zip(NAMES, labels, strict=True)))
+    for labels in (
+        ("off", "off", "off", "0", "openvino"),
+        ("off", "off", "int8", "0", "openvino"),
+        ("0.5", "off", "off", "0", "openvino"),
+    )
+)
+
+
+def timed(tmp_path, latencies, seconds, effort, first, taken=None):
+    """A search over candidates whose latencies are known to it, on a clock of its own: what it
+    tried within the effort, in order. ``taken`` are seconds where they differ from the expected.
+    """
+    clock = [effort]
+
+    def measure(id, c):
+        clock[0] -= (taken or seconds)[c]
+        return Measured({"latency": latencies[c], "drop": 0.0})
+
+    def guess(c, metric):
+        return latencies[c] if metric == "latency" else 0.0
+
+    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
+    s = Search(
+        list(latencies),
+        GOAL,
+        Predictor(AXES, guess, GOAL.metrics),
+        store,
+        measure,
+        first,
+        seconds=seconds.__getitem__,
+        left=lambda: clock[0],
+    )
+    s.run(more=lambda: clock[0] > 0)
+    return [o.candidate for o in s.outcomes]
+
+
+@pytest.mark.parametrize(
+    ("effort", "order"), [(106.0, [PLAIN, QUICK, SLOW]), (31.0, [PLAIN, SLOW])]
+)
+def test_gain_per_second_comes_first_unless_it_crowds_out_the_most_gain(tmp_path, effort, order):
     """A quick int8 is tried before a slow cut, but not when the cut would no longer fit."""
-    quick = next(c for c in every() if dict(c.point) == dict(zip(NAMES, QUICK, strict=True)))
-    slow = next(c for c in every() if dict(c.point) == dict(zip(NAMES, SLOW, strict=True)))
-    plain = next(c for c in every() if dict(c.point) == dict(zip(NAMES, PLAIN, strict=True)))
-    guessed = {plain: 5e-3, quick: 4.5e-3, slow: 4e-3}
-
-    def guess(candidate, metric):
-        return guessed[candidate] if metric == "latency" else 0.0
-
-    for left, wanted in ((100.0, quick), (25.0, slow)):
-        folder = tmp_path / str(left)
-        folder.mkdir()
-        store = Store(folder / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
-        s = Search(
-            list(guessed),
-            GOAL,
-            Predictor(AXES, guess, GOAL.metrics),
-            store,
-            lambda id, c: Measured({"latency": guessed[c], "drop": 0.0}),
-            first=[plain],
-            seconds=lambda c: 20.0 if c == slow else 6.0,
-            left=lambda left=left: left,
-        )
-        s.run(more=lambda: True, limit=2)
-        assert [o.candidate for o in s.outcomes] == [plain, wanted]
+    latencies = {PLAIN: 5e-3, QUICK: 4.5e-3, SLOW: 4e-3}
+    seconds = {PLAIN: 6.0, QUICK: 6.0, SLOW: 20.0}
+    assert timed(tmp_path, latencies, seconds, effort, [PLAIN]) == order
 
 
 def test_what_likely_meets_the_budget_first_is_not_crowded_out(tmp_path):
     """No time for both: the quick one that meets the limits goes before the deeper one."""
-    plain, quick, slow = (
-        Candidate(tuple(zip(NAMES, labels, strict=True))) for labels in (PLAIN, QUICK, SLOW)
-    )
-    worth = {plain: 5e-3, quick: 2.4e-3, slow: 2e-3}
-    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
-    s = Search(
-        list(worth),
-        GOAL,
-        Predictor(AXES, lambda c, m: worth[c] if m == "latency" else 0.0, GOAL.metrics),
-        store,
-        lambda id, c: Measured({"latency": worth[c], "drop": 0.0}),
-        first=[plain],
-        seconds=lambda c: 20.0 if c == slow else 6.0,
-        left=lambda: 25.0,
-    )
-    s.run(more=lambda: True, limit=2)
-    assert [o.candidate for o in s.outcomes] == [plain, quick]
+    latencies = {PLAIN: 5e-3, QUICK: 2.4e-3, SLOW: 2e-3}
+    seconds = {PLAIN: 6.0, QUICK: 6.0, SLOW: 20.0}
+    assert timed(tmp_path, latencies, seconds, 31.0, [PLAIN]) == [PLAIN, QUICK]
 
 
-@pytest.mark.parametrize(("seconds", "second"), [(25.0, QUICK), (35.0, SLOW)])
-def test_openers_give_way_where_no_time_is_left_for_what_promises_most(tmp_path, seconds, second):
+@pytest.mark.parametrize(
+    ("effort", "order"),
+    [(25.0, [PLAIN, QUICK]), (30.0, [PLAIN, SLOW, QUICK]), (35.0, [PLAIN, SLOW, QUICK])],
+)
+def test_openers_give_way_where_no_time_is_left_for_what_promises_most(tmp_path, effort, order):
     """Trials of ten seconds: of two the second is the promising one, of three the opener."""
-    plain, quick, opener = (
-        Candidate(tuple(zip(NAMES, labels, strict=True))) for labels in (PLAIN, QUICK, SLOW)
-    )
-    worth = {plain: 10e-3, quick: 2e-3, opener: 8e-3}
-    clock = [seconds]
+    latencies = {PLAIN: 10e-3, QUICK: 2e-3, SLOW: 8e-3}
+    seconds = dict.fromkeys(latencies, 10.0)
+    assert timed(tmp_path, latencies, seconds, effort, [PLAIN, SLOW]) == order
 
-    def measure(id, c):
-        clock[0] -= 10.0
-        return Measured({"latency": worth[c], "drop": 0.0})
 
-    store = Store(tmp_path / "s.sqlite", AXES, {"target": "t"}, resume=False, seed=0)
-    guess = Predictor(AXES, lambda c, m: worth[c] if m == "latency" else 0.0, GOAL.metrics)
-    s = Search(list(worth), GOAL, guess, store, measure, [plain, opener])
-    s.seconds, s.left = lambda _: 10.0, lambda: clock[0]
-    s.run(more=lambda: clock[0] > 0)
-    assert tuple(label for _, label in s.outcomes[1].candidate.point) == second
-    assert quick in s._tried()
+def test_an_opener_that_the_search_picked_itself_is_not_measured_again(tmp_path):
+    """The last opener promises most and overtakes; it took less than expected, so time is left."""
+    latencies = {PLAIN: 10e-3, QUICK: 2e-3, SLOW: 8e-3}
+    seconds = {PLAIN: 10.0, QUICK: 10.0, SLOW: 20.0}
+    taken = seconds | {QUICK: 1.0}
+    order = timed(tmp_path, latencies, seconds, 35.0, [PLAIN, SLOW, QUICK], taken)
+    assert order == [PLAIN, QUICK, SLOW]
 
 
 def test_a_search_resumed_with_another_budget_is_scored_by_that(tmp_path):

@@ -82,19 +82,13 @@ class Search:
 
     def run(self, *, more: Callable[[], bool], limit: int | None = None) -> None:
         """Try candidates while ``more()`` and at most ``limit`` of them."""
-        todo = [c for c in self.first if c not in self._tried()]
         count = 0
         # However little the effort, one candidate is measured: no verdict follows from none.
         while (limit is None or count < limit) and (more() or not self.outcomes):
-            if todo and self._affordable(todo[0]):
-                candidate = todo.pop(0)
-                id = self.store.begin(candidate)
-            else:
-                picked = self._next(len(self.outcomes))
-                if picked is None:
-                    return
-                id, candidate = picked
-            self._try(id, candidate)
+            picked = self._opener() or self._next(len(self.outcomes))
+            if picked is None:
+                return
+            self._try(*picked)
             count += 1
 
     def best(self) -> Outcome | None:
@@ -124,15 +118,21 @@ class Search:
         candidate = self._most_promising(left)
         return self.store.begin(candidate), candidate
 
-    def _affordable(self, opener: Candidate) -> bool:
-        """Whether an opener leaves time for the candidate that promises most; the first one always
-        runs, for it shows how long a trial takes here.
+    def _opener(self) -> tuple[int, Candidate] | None:
+        """The next of `first`, while it leaves time for the candidate that promises most; the very
+        first always runs, for it shows how long a trial takes here.
         """
-        others = [c for c in self._open() if c != opener]
-        if not self.outcomes or not others:
-            return True
-        deepest = others[int(self._expected(others).argmin())]
-        return self.seconds(opener) + self.seconds(deepest) <= self.left()
+        tried = self._tried()
+        opener = next((c for c in self.first if c not in tried), None)
+        if opener is None:
+            return None
+        others = [c for c in self._open() if c != opener] if self.outcomes else []
+        needed = self.seconds(opener)
+        if others:
+            needed += self.seconds(others[int(self._expected(self._estimates(others)).argmin())])
+        if self.outcomes and needed > self.left():
+            return None
+        return self.store.begin(opener), opener
 
     def _open(self) -> list[Candidate]:
         """Candidates not tried yet that the time left allows."""
@@ -144,9 +144,9 @@ class Search:
         columns = {m: self.predictor.estimate(open, m) for m in self.goal.metrics}
         return [{m: e[i] for m, e in columns.items()} for i in range(len(open))]
 
-    def _expected(self, open: list[Candidate]) -> np.ndarray[Any, Any]:
+    def _expected(self, estimates: list[dict[str, Estimate]]) -> np.ndarray[Any, Any]:
         """What each candidate is expected to score; lower is better."""
-        return np.array([self.goal.expected(e, KAPPA) for e in self._estimates(open)])
+        return np.array([self.goal.expected(e, KAPPA) for e in estimates])
 
     def _most_promising(self, open: list[Candidate]) -> Candidate:
         """The most gain per second, unless it would leave too little time for the most gain.
@@ -154,7 +154,7 @@ class Search:
         Where nothing meets the budget yet, one that likely does comes first all the same.
         """
         estimates = self._estimates(open)
-        scores = np.array([self.goal.expected(e, KAPPA) for e in estimates])
+        scores = self._expected(estimates)
         best = self.best()
         deepest = int(scores.argmin())
         if best is None or scores[deepest] >= best.score:
