@@ -111,7 +111,9 @@ def _size(subject: Subject) -> Figure | None:
         return None
     kind = targets.kind_of(subject.target)
     if kind == "onnx":
-        return counted(targets.resolve(subject.target).model.stored_bytes(), "B")  # type: ignore[operator]
+        from paredown.workload import stored_bytes
+
+        return counted(stored_bytes(targets.resolve(subject.target).model), "B")
     return counted(artefact.size_bytes(subject.target), "B") if kind == "artefact" else None
 
 

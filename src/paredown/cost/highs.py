@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 Entries = Sequence[tuple[int, float]]
@@ -15,7 +16,7 @@ class Row:
 
     entries: Entries
     low: float
-    high: float = float("inf")
+    high: float = inf
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def minimise(
     lower: Sequence[float],
     upper: Sequence[float],
     rows: Sequence[Row],
-    seconds: float,
+    seconds: float = inf,
 ) -> Found:
     """Minimise ``cost @ x`` over the rows; ``whole`` marks integer columns with 1."""
     import numpy as np

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paredown.cost.highs import Row, minimise
 from paredown.errors import InputError, NotApplicable
 from paredown.graph.capture import capture
 from paredown.recipe import Lower, Recipe, Step
@@ -101,8 +102,6 @@ def assign(
     Solved exactly by HiGHS. Options of infinite error are never chosen. Raises ``InputError`` when
     even the smallest options cost more.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     pairs = [(s, o) for s, found in errors.items() for o in found if math.isfinite(found[o])]
     least = sum(min(costs[s][o] for t, o in pairs if t == s) for s in errors)
     if least > budget:
@@ -110,23 +109,13 @@ def assign(
     squared = np.array([errors[s][o] ** 2 for s, o in pairs])
     # HiGHS stops within 1e-6 of the optimum: scaled so that this is far below what sites differ by.
     weight = 1e6 * squared / (squared.max() or 1.0)
-    spent = np.array([costs[s][o] for s, o in pairs]) / max(budget, 1e-300)
-    index = {s: i for i, s in enumerate(errors)}
-    one = np.zeros((len(index), len(pairs)))
-    for column, (s, _) in enumerate(pairs):
-        one[index[s], column] = 1.0
-    found = milp(
-        weight,
-        integrality=np.ones(len(pairs)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one, 1.0, 1.0),
-            LinearConstraint(spent[None], -np.inf, 1.0),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
+    share = [costs[s][o] / max(budget, 1e-300) for s, o in pairs]
+    one = [Row([(i, 1.0) for i, (t, _) in enumerate(pairs) if t == s], 1.0, 1.0) for s in errors]
+    within = Row(list(enumerate(share)), -math.inf, 1.0)
+    n = len(pairs)
+    found = minimise(weight.tolist(), [1] * n, [0.0] * n, [1.0] * n, [*one, within])
     if found.x is None:
-        raise InputError(f"no assignment fits the budget {budget:g}: {found.message}")
+        raise InputError(f"HiGHS found no assignment within the budget of {budget:g}")
     return {s: o for (s, o), x in zip(pairs, found.x, strict=True) if x > 0.5}
 
 
