@@ -2,7 +2,6 @@
 
 #include "copy.hpp"
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -18,10 +17,6 @@ namespace {
 constexpr size_t kAlign = 64, kHuge = size_t(2) << 20;
 // Vector loads may run past the last element of a row, never past this.
 constexpr size_t kSlack = 64;
-// What taking a piece costs is a fraction of a microsecond, the setting up of its kernel included.
-constexpr double kPieceSeconds = 8e-6;
-constexpr int kPieces = 4;
-constexpr int kWatchedRuns = 4;
 
 template <typename Args>
 class Typed final : public Step {
@@ -177,89 +172,6 @@ void Engine::point(const std::vector<const void*>& inputs, const std::vector<voi
         }
 }
 
-void Step::timed(int64_t units, double seconds) const {
-    const auto each = float(seconds / double(units));
-    const float least = unit_seconds_.load(std::memory_order_relaxed);
-    if (least == 0 || each < least) unit_seconds_.store(each, std::memory_order_relaxed);
-}
-
-void Step::cut(int threads) {
-    const int64_t all = units(), each = grain();
-    const double unit = double(unit_seconds_.load(std::memory_order_relaxed));
-    bounds.assign(size_t(threads), {});
-    for (int t = 0; t < threads; ++t) {
-        auto& cuts = bounds[size_t(t)];
-        int64_t at = all * t / threads;
-        const int64_t end = all * (t + 1) / threads;
-        cuts.push_back(at);
-        // A half, a quarter, and so on: large pieces first, small ones to end together.
-        const double pieces = double(end - at) * unit / kPieceSeconds;
-        for (int i = 1; i < kPieces && i + 1 <= pieces; ++i) {
-            const int64_t next = ((at + end) / 2 + each - 1) / each * each;
-            if (next <= at || next >= end) break;
-            cuts.push_back(at = next);
-        }
-        if (at < end) cuts.push_back(end);
-    }
-}
-
-Run::Run(size_t steps, int threads) : threads_(threads), left_(steps * size_t(threads)), states_(steps) {}
-
-void Run::start(const Engine& engine, size_t first, size_t last, double* seconds, bool watch) {
-    engine_ = &engine;
-    first_ = first;
-    last_ = last;
-    seconds_ = seconds;
-    watch_ = watch;
-    for (size_t s = first; s < last; ++s) {
-        int64_t total = 0;
-        for (int t = 0; t < threads_; ++t) {
-            const int64_t pieces = engine.steps_[s]->pieces(t);
-            left_[s * size_t(threads_) + size_t(t)].pieces.store(int32_t(pieces), std::memory_order_relaxed);
-            total += pieces;
-        }
-        states_[s].undone.start(int32_t(total));
-    }
-}
-
-// Takes one piece and does it; the engine is touched only once a piece is had.
-bool Run::take(const Engine& engine, size_t step, int range, int thread) {
-    auto& left = left_[step * size_t(threads_) + size_t(range)].pieces;
-    if (left.load(std::memory_order_relaxed) <= 0) return false;
-    const int32_t had = left.fetch_sub(1, std::memory_order_acquire);
-    if (had <= 0) return false;
-    const Step& s = *engine.steps_[step];
-    const auto& cuts = s.bounds[size_t(range)];
-    const size_t at = cuts.size() - 1 - size_t(had);
-    void* scratch = engine.scratch_.data() + engine.scratch_each_ * size_t(thread);
-    if (watch_) {
-        const auto start = std::chrono::steady_clock::now();
-        s.run(cuts[at], cuts[at + 1], scratch);
-        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-        s.timed(cuts[at + 1] - cuts[at], took.count());
-    } else {
-        s.run(cuts[at], cuts[at + 1], scratch);
-    }
-    states_[step].undone.done();
-    return true;
-}
-
-void Run::work(int thread) {
-    using Clock = std::chrono::steady_clock;
-    const bool clocked = thread == 0 && seconds_ != nullptr;
-    auto start = clocked ? Clock::now() : Clock::time_point();
-    for (size_t s = first_; s < last_; ++s) {
-        Countdown& undone = states_[s].undone;
-        for (int i = 0; i < threads_ && !undone.over(); ++i)
-            while (take(*engine_, s, (thread + i) % threads_, thread)) continue;
-        undone.wait();
-        if (!clocked) continue;
-        const auto now = Clock::now();
-        seconds_[s] += std::chrono::duration<double>(now - start).count();
-        start = now;
-    }
-}
-
 void Engine::go(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,
                 size_t last, double* seconds) {
     std::lock_guard<std::mutex> turn(turn_);
@@ -267,15 +179,13 @@ void Engine::go(const std::vector<const void*>& inputs, const std::vector<void*>
     // A worker that came late may still be leaving the run before this one.
     if (!run_ || run_.use_count() > 1) run_ = std::make_shared<Run>(steps_.size(), threads_);
     std::atomic_thread_fence(std::memory_order_acquire);
-    const bool watch = threads_ > 1 && watched_ < kWatchedRuns;
-    run_->start(*this, first, last, seconds, watch);
+    run_->start(steps_, first, last, scratch_.data(), scratch_each_, seconds);
     if (threads_ == 1)
         run_->work(0);
     else
         Pool::of(threads_)->run(run_);
-    if (!watch) return;
-    if (first == 0) ++watched_;
-    for (size_t s = first; s < last; ++s) steps_[s]->cut(threads_);
+    for (size_t s = first; s < last; ++s)
+        if (steps_[s]->watched()) steps_[s]->cut(threads_);
 }
 
 void Engine::run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,

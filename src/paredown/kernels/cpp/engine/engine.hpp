@@ -1,6 +1,5 @@
 // A plan as C++ holds it: constants, one arena, and steps that a pool of threads walks through.
 #pragma once
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -8,7 +7,7 @@
 
 #include "fields.hpp"
 #include "kernels.hpp"
-#include "pool.hpp"
+#include "run.hpp"
 
 namespace paredown::engine {
 
@@ -25,58 +24,6 @@ private:
     };
     std::unique_ptr<uint8_t, Free> data_;
     size_t size_ = 0;
-};
-
-// A step's units lie in one range for each thread, each range in pieces. A thread takes the pieces of
-// its own range first, as the same thread then reads what it wrote in the step before, then the others'.
-class Step {
-public:
-    virtual ~Step() = default;
-    virtual int64_t units() const = 0;
-    virtual int64_t grain() const = 0;
-    virtual size_t scratch() const = 0;
-    virtual void run(int64_t begin, int64_t end, void* scratch) const = 0;
-
-    // Cuts every range into pieces that are worth taking one by one, as far as the time of a unit is known.
-    void cut(int threads);
-    void timed(int64_t units, double seconds) const;
-    int64_t pieces(int range) const { return int64_t(bounds[size_t(range)].size()) - 1; }
-
-    std::vector<Patch> inputs_and_outputs;
-    std::vector<std::vector<int64_t>> bounds;  // of the pieces of each range
-
-private:
-    mutable std::atomic<float> unit_seconds_{0};  // the least seen
-};
-
-class Engine;
-
-// One run of some steps by all threads. Everyone passes from a step to the next when its last piece is
-// done, so nobody waits for a thread that has none in hand.
-class Run final : public Job {
-public:
-    Run(size_t steps, int threads);
-    // Ready for steps [first, last) of `engine`, which must stay until `work(0)` returns.
-    void start(const Engine& engine, size_t first, size_t last, double* seconds, bool watch);
-    void work(int thread) override;
-
-private:
-    // The pieces of one range that nobody took yet; below zero when more was asked for.
-    struct alignas(64) Left {
-        std::atomic<int32_t> pieces{0};
-    };
-    struct alignas(64) State {
-        Countdown undone;
-    };
-    bool take(const Engine& engine, size_t step, int range, int thread);
-
-    const int threads_;
-    const Engine* engine_ = nullptr;
-    size_t first_ = 0, last_ = 0;
-    double* seconds_ = nullptr;
-    bool watch_ = false;
-    std::vector<Left> left_;  // [step][range]
-    std::vector<State> states_;
 };
 
 class Engine {
@@ -117,7 +64,6 @@ private:
     const void* address(const Ref& ref) const;
     void go(const std::vector<const void*>& inputs, const std::vector<void*>& outputs, size_t first,
             size_t last, double* seconds);
-    friend class Run;
     void point(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                size_t first, size_t last);
 
@@ -128,9 +74,8 @@ private:
     size_t scratch_each_ = 0;
     std::vector<Block> constants_;
     std::vector<size_t> input_bytes_, output_bytes_;
-    std::vector<std::unique_ptr<Step>> steps_;
+    Steps steps_;
     std::shared_ptr<Run> run_;
-    int watched_ = 0;  // runs in which the steps were timed to cut them
     std::mutex turn_;
     bool finished_ = false;
 };

@@ -195,33 +195,7 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
 }
 
 template <Sum S>
-int64_t tile_units(const Conv& v) {
-    const Geometry g = geometry_of<S>(v);
-    return g.chunks() * g.l.panels * tile_blocks(g);
-}
-
-int64_t units(const Conv& v) {
-    if (v.weight_type == DType::s8) return tile_units<Sum::s8>(v);
-    return v.weight_type == DType::bf16 ? tile_units<Sum::bf16>(v) : product_units<Sum::f32>(v);
-}
-size_t scratch(const Conv& v) {
-    if (v.weight_type == DType::s8) return product_scratch<Sum::s8>(v);
-    return v.weight_type == DType::bf16 ? product_scratch<Sum::bf16>(v) : product_scratch<Sum::f32>(v);
-}
-void run(const Conv& v, int64_t begin, int64_t end, void* area) {
-    if (v.weight_type == DType::s8) return tile_product<Sum::s8>(v, begin, end, area);
-    return v.weight_type == DType::bf16 ? tile_product<Sum::bf16>(v, begin, end, area)
-                                        : product<Sum::f32>(v, begin, end, area);
-}
-int64_t grain(const Conv& v) {
-    if (v.weight_type == DType::s8) return grain_of<Sum::s8, tile_blocks>(v);
-    return v.weight_type == DType::bf16 ? grain_of<Sum::bf16, tile_blocks>(v)
-                                        : grain_of<Sum::f32, line_blocks<kRows>>(v);
-}
-int64_t gemm_units(const Gemm& g) { return units(as_conv(g)); }
-int64_t gemm_grain(const Gemm& g) { return grain(as_conv(g)); }
-size_t gemm_scratch(const Gemm& g) { return scratch(as_conv(g)); }
-void gemm(const Gemm& g, int64_t begin, int64_t end, void* area) { run(as_conv(g), begin, end, area); }
+using TileProducts = Products<S, tile_blocks, tile_product<S>>;
 
 // bf16 attention: scores and values by tiles, rows of 32.
 struct TileAttention {
@@ -263,9 +237,10 @@ struct TileProduct {
 Kernels amx_kernels(const Kernels& base) {
     Kernels t = base;  // weights lie as on AVX-512 VNNI and BF16
     t.isa = "amx";
-    t.conv = {units, scratch, run, grain};
-    t.gemm = {gemm_units, gemm_scratch, gemm, gemm_grain};
-    Expand<RowProduct<Sum::f32>, TileProduct<Sum::bf16>, TileProduct<Sum::s8>>::add(t);
+    TileProducts<Sum::bf16>::add(t);
+    TileProducts<Sum::s8>::add(t);
+    Expand<TileProduct<Sum::bf16>>::add(t);
+    Expand<TileProduct<Sum::s8>>::add(t);
     using Attend = AttentionOf<TileAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};
     return t;

@@ -9,8 +9,8 @@ namespace paredown::engine {
 Kernels avx2_kernels(const Kernels& base) {
     Kernels t = base;
     t.isa = "avx2";
-    Products<Sum::f32, Sum::wide, Sum::s16>::add(t);
-    Expand<RowProduct<Sum::f32>, RowProduct<Sum::wide>, RowProduct<Sum::s16>>::add(t);
+    add_products<Sum::f32, Sum::wide, Sum::s16>(t);
+    add_expansions<Sum::f32, Sum::wide, Sum::s16>(t);
     add_vector_kernels(t);
     using Attend = AttentionOf<FloatAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};

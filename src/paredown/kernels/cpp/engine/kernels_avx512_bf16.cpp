@@ -8,8 +8,8 @@ namespace paredown::engine {
 
 Kernels avx512_bf16_kernels(const Kernels& base) {
     Kernels t = base;
-    Products<Sum::f32, Sum::bf16, Sum::u8s8>::add(t);
-    Expand<RowProduct<Sum::f32>, RowProduct<Sum::bf16>, RowProduct<Sum::u8s8>>::add(t);
+    add_products<Sum::bf16>(t);
+    add_expansions<Sum::bf16>(t);
     add_vector_kernels(t);
     using Attend = AttentionOf<FloatAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};

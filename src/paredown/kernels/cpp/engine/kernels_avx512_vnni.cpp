@@ -7,8 +7,8 @@ namespace paredown::engine {
 Kernels avx512_vnni_kernels(const Kernels& base) {
     Kernels t = base;
     t.isa = "avx512_vnni";
-    Products<Sum::f32, Sum::wide, Sum::u8s8>::add(t);
-    Expand<RowProduct<Sum::f32>, RowProduct<Sum::wide>, RowProduct<Sum::u8s8>>::add(t);
+    add_products<Sum::u8s8>(t);
+    add_expansions<Sum::u8s8>(t);
     return t;
 }
 

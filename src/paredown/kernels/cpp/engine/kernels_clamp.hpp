@@ -8,6 +8,8 @@ namespace {
 
 // Activations that bound their argument and do no more.
 constexpr bool is_clamp(Act a) { return a == Act::none || a == Act::relu || a == Act::relu6; }
+// Whether outputs of this type can be written straight from the multiply-add, where nothing is added to them.
+constexpr bool folds(Act a, DType out) { return (out == DType::u8 || out == DType::s8) && is_clamp(a); }
 
 PAREDOWN_INLINE void fold(F& scale, F& bias, float inverse_scale, int32_t zero_point) {
     scale = scale * set(inverse_scale);

@@ -55,7 +55,7 @@ void keep_rows(const Finish& f, const char* sums, int64_t count, int64_t columns
     const Clamp<Out> clamp(A, f.inverse_scale, f.ep->out_zero);
     const F zero_point = set(static_cast<float>(f.ep->out_zero));
     const auto value = [&](F v) {
-        if constexpr (folds(A, Out, Added::none)) return clamp.bounded(v) - zero_point;
+        if constexpr (folds(A, Out)) return clamp.bounded(v) - zero_point;
         v = activate<A, Out != DType::f32>(v);
         if constexpr (Out == DType::u8 || Out == DType::s8) {
             const Clamp<Out> range(Act::none, f.inverse_scale, f.ep->out_zero);
@@ -149,20 +149,31 @@ struct RowProduct {
     }
 };
 
-template <class Float, class Half, class Byte>
+// Expansions of one type of activations; others stay with the table that this is added to.
+template <class P>
 struct Expand {
+    static inline Entry<ExpandDepthwise> before;
+    static bool mine(const ExpandDepthwise& f) {
+        const DType type = f.expand.a_type;
+        return (is_quantised(type) ? DType::s8 : type) == weights_of(P::kSum);
+    }
     static size_t scratch(const ExpandDepthwise& f) {
-        if (is_quantised(f.expand.a_type)) return ExpandPlan<Byte>(f).scratch;
-        return f.expand.a_type == DType::bf16 ? ExpandPlan<Half>(f).scratch : ExpandPlan<Float>(f).scratch;
+        return mine(f) ? ExpandPlan<P>(f).scratch : before.scratch(f);
     }
-    static int64_t units(const ExpandDepthwise& f) { return depthwise_units(f.depthwise); }
+    static int64_t units(const ExpandDepthwise& f) {
+        return mine(f) ? depthwise_units(f.depthwise) : before.units(f);
+    }
     static void run(const ExpandDepthwise& f, int64_t begin, int64_t end, void* scratch) {
-        if (is_quantised(f.expand.a_type)) return expand_depthwise<Byte>(f, begin, end, scratch);
-        return f.expand.a_type == DType::bf16 ? expand_depthwise<Half>(f, begin, end, scratch)
-                                              : expand_depthwise<Float>(f, begin, end, scratch);
+        return mine(f) ? expand_depthwise<P>(f, begin, end, scratch) : before.run(f, begin, end, scratch);
     }
-    static void add(Kernels& t) { t.expand_depthwise = {units, scratch, run}; }
+    static void add(Kernels& t) {
+        before = t.expand_depthwise;
+        t.expand_depthwise = {units, scratch, run};
+    }
 };
+
+template <Sum... S>
+void add_expansions(Kernels& t) { (Expand<RowProduct<S>>::add(t), ...); }
 
 }  // namespace
 }  // namespace paredown::engine

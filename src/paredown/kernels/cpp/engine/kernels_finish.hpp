@@ -41,9 +41,6 @@ struct Finish {
     }
 };
 
-// What the row functions know of the residual beforehand.
-enum class Added { none, half, any };
-
 PAREDOWN_INLINE void fetch(const char* p) { __builtin_prefetch(p); }
 PAREDOWN_INLINE void fetch_to_write([[maybe_unused]] const char* p) {
 #ifdef __AVX512F__
@@ -68,70 +65,85 @@ PAREDOWN_INLINE F scaled(const Column<Integer>& c, const char* sums) {
         return fma(load(reinterpret_cast<const float*>(sums)), c.scale, c.bias);
 }
 
-// One vector of a row: columns [i, i + n) of the panel.
-template <Act A, DType Out, bool Integer, Added R>
-PAREDOWN_INLINE F finished(const Finish& f, const Column<Integer>& column, const char* sums, int64_t row, int i,
-                           int n) {
-    const Epilogue& ep = *f.ep;
-    constexpr bool fast = Out != DType::f32;
-    F v = scaled(column, sums + i * 4);
-    if constexpr (R == Added::none) {
-        v = activate<A, fast>(v);
-    } else {
-        const int64_t at = row * ep.residual_stride + f.column + i;
-        const F r = R == Added::half ? load_n<DType::bf16>(ep.residual, at, n)
-                                     : load_value(ep.residual, ep.residual_type, at, n, ep.residual_scale,
-                                                  ep.residual_zero);
-        v = ep.residual_after ? activate<A, fast>(v) + r : activate<A, fast>(v + r);
-    }
-    if constexpr (Out == DType::u8 || Out == DType::s8) v = quantise(v, f.inverse_scale, ep.out_zero);
-    return v;
-}
-
-// Whether `rows` for these writes 8-bit outputs straight from the multiply-add.
-constexpr bool folds(Act a, DType out, Added r) {
-    return (out == DType::u8 || out == DType::s8) && is_clamp(a) && r == Added::none;
-}
-
-template <Act A, DType Out, bool Integer, Added R>
-void finish_rows(const Finish& f, const char* sums, int64_t row, int count) {
+// Calls `pair(out, row, sums, low, high)` for each row of a whole panel, `part(out, row, sums, column, i, n)`
+// for columns [i, i + n) of each row of a panel with fewer.
+template <DType Out, bool Integer, typename Pair, typename Part>
+PAREDOWN_INLINE void each_row(const Finish& f, const char* sums, int64_t row, int count, Pair&& pair, Part&& part) {
     constexpr int64_t size = static_cast<int64_t>(size_of(Out));
     const int64_t step = f.out_stride * size;
     char* out = f.out + (row * f.out_stride + f.column) * size;
     if (f.columns == kPanel) {
         const Column<Integer> low(f, 0), high(f, W);
-        const Clamp<Out> clamp(A, f.inverse_scale, f.ep->out_zero);
         for (const int64_t end = row + count; row < end; ++row, sums += kSumsRow, out += step) {
             fetch_to_write(out + f.ahead * size);
-            if constexpr (folds(A, Out, R)) {
-                clamp.put(out, scaled(low, sums));
-                clamp.put(out + W, scaled(high, sums + W * 4));
-                continue;
-            }
-            if constexpr (R != Added::none) {
-                const int64_t wide = static_cast<int64_t>(size_of(f.ep->residual_type));
-                fetch(static_cast<const char*>(f.ep->residual) +
-                      (row * f.ep->residual_stride + f.column + f.ahead) * wide);
-            }
-            store_pair<Out>(out, finished<A, Out, Integer, R>(f, low, sums, row, 0, W),
-                            finished<A, Out, Integer, R>(f, high, sums, row, W, W));
+            pair(out, row, sums, low, high);
         }
         return;
     }
     for (int i = 0; i < f.columns; i += W) {
         const int n = static_cast<int>(least(f.columns - i, W));
         const Column<Integer> column(f, i);
-        const Clamp<Out> clamp(A, f.inverse_scale, f.ep->out_zero);
-        for (int r = 0; r < count; ++r) {
-            const char* from = sums + r * kSumsRow;
-            F v;
-            if constexpr (folds(A, Out, R))
-                v = clamp.bounded(scaled(column, from + i * 4));
-            else
-                v = finished<A, Out, Integer, R>(f, column, from, row + r, i, n);
-            store_n<Out>(out + r * step + i * size, v, n);
-        }
+        for (int r = 0; r < count; ++r)
+            part(out + r * step + i * size, row + r, sums + r * kSumsRow + i * 4, column, i, n);
     }
+}
+
+template <Act A, DType Out, bool Integer>
+void finish_rows(const Finish& f, const char* sums, int64_t row, int count) {
+    using C = const Column<Integer>&;
+    if constexpr (folds(A, Out)) {
+        const Clamp<Out> clamp(A, f.inverse_scale, f.ep->out_zero);
+        each_row<Out, Integer>(
+            f, sums, row, count,
+            [&](char* out, int64_t, const char* from, C low, C high) {
+                clamp.put(out, scaled(low, from));
+                clamp.put(out + W, scaled(high, from + W * 4));
+            },
+            [&](char* out, int64_t, const char* from, C column, int, int n) {
+                store_n<Out>(out, clamp.bounded(scaled(column, from)), n);
+            });
+    } else {
+        const auto value = [&](C column, const char* from) {
+            const F v = activate<A, Out != DType::f32>(scaled(column, from));
+            return in_units<Out>(v, f.inverse_scale, f.ep->out_zero);
+        };
+        each_row<Out, Integer>(
+            f, sums, row, count,
+            [&](char* out, int64_t, const char* from, C low, C high) {
+                store_pair<Out>(out, value(low, from), value(high, from + W * 4));
+            },
+            [&](char* out, int64_t, const char* from, C column, int, int n) {
+                store_n<Out>(out, value(column, from), n);
+            });
+    }
+}
+
+// The same with a residual. Its activation is looked at here, for every vector: a template of each would be
+// half of all code. `Half`: the residual is bf16, as it mostly is where outputs are.
+template <DType Out, bool Integer, bool Half>
+void add_rows(const Finish& f, const char* sums, int64_t row, int count) {
+    using C = const Column<Integer>&;
+    const Epilogue& ep = *f.ep;
+    const Late activate_late(ep.act);
+    const auto value = [&](C column, const char* from, int64_t at_row, int i, int n) {
+        const int64_t at = at_row * ep.residual_stride + f.column + i;
+        const F r = Half ? load_n<DType::bf16>(ep.residual, at, n)
+                         : load_value(ep.residual, ep.residual_type, at, n, ep.residual_scale, ep.residual_zero);
+        const F v = scaled(column, from);
+        return in_units<Out>(ep.residual_after ? activate_late(v) + r : activate_late(v + r), f.inverse_scale,
+                             ep.out_zero);
+    };
+    const int64_t wide = static_cast<int64_t>(size_of(ep.residual_type));
+    each_row<Out, Integer>(
+        f, sums, row, count,
+        [&](char* out, int64_t at, const char* from, C low, C high) {
+            fetch(static_cast<const char*>(ep.residual) + (at * ep.residual_stride + f.column + f.ahead) * wide);
+            const F first = value(low, from, at, 0, W);
+            store_pair<Out>(out, first, value(high, from + W * 4, at, W, W));
+        },
+        [&](char* out, int64_t at, const char* from, C column, int i, int n) {
+            store_n<Out>(out, value(column, from, at, i, n), n);
+        });
 }
 
 template <bool Integer>
@@ -141,14 +153,17 @@ Finish make_finish(const Epilogue& ep, void* out, int64_t out_stride) {
     f.out = static_cast<char*>(out);
     f.out_stride = out_stride;
     f.inverse_scale = 1 / ep.out_scale;
-    with_activation(ep.act, [&](auto act) {
-        with_type(ep.out_type, [&](auto type) {
+    with_type(ep.out_type, [&](auto type) {
+        constexpr DType T = decltype(type)::value;
+        if (ep.residual != nullptr) {
+            f.rows = add_rows<T, Integer, false>;
+            if (T == DType::bf16 && ep.residual_type == DType::bf16) f.rows = add_rows<DType::bf16, Integer, true>;
+            return;
+        }
+        with_activation(ep.act, [&](auto act) {
             constexpr Act A = decltype(act)::value;
-            constexpr DType T = decltype(type)::value;
-            f.folded = ep.residual == nullptr && folds(A, T, Added::none);
-            f.rows = ep.residual == nullptr            ? finish_rows<A, T, Integer, Added::none>
-                     : ep.residual_type == DType::bf16 ? finish_rows<A, T, Integer, Added::half>
-                                                       : finish_rows<A, T, Integer, Added::any>;
+            f.folded = folds(A, T);
+            f.rows = finish_rows<A, T, Integer>;
         });
     });
     return f;

@@ -133,11 +133,26 @@ PAREDOWN_INLINE void with_activation(Act act, Call&& call) {
     }
 }
 
-PAREDOWN_INLINE F activate_any(F x, Act act) {
+// An activation that is known at run time only: one copy of the code of all.
+[[maybe_unused, gnu::noinline]] F activate_any(F x, Act act) {
     F y = x;
     with_activation(act, [&](auto a) { y = activate<decltype(a)::value, false>(x); });
     return y;
 }
+
+// The same for many vectors: what only bounds its argument is two instructions, no call.
+struct Late {
+    Act act;
+    bool bounds;
+    F low, high;
+    explicit Late(Act a)
+        : act(a),
+          bounds(a == Act::none || a == Act::relu || a == Act::relu6),
+          low(set(a == Act::none ? -INFINITY : 0.0F)),
+          high(set(a == Act::relu6 ? 6.0F : INFINITY)) {}
+    // NaN comes from the second operand.
+    F operator()(F v) const { return bounds ? min(high, max(low, v)) : activate_any(v, act); }
+};
 
 }  // namespace
 }  // namespace paredown::engine

@@ -232,12 +232,6 @@ void product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
         });
 }
 
-template <Sum S>
-int64_t product_units(const Conv& v) {
-    const Geometry g = geometry_of<S>(v);
-    return g.chunks() * g.l.panels * line_blocks<kRows>(g);
-}
-
 // A chunk that is copied into place is copied by everyone who has a part in it.
 template <Sum S, int64_t (*Blocks)(const Geometry&)>
 int64_t grain_of(const Conv& v) {
@@ -245,52 +239,81 @@ int64_t grain_of(const Conv& v) {
     return g.direct ? 1 : g.l.panels * Blocks(g);
 }
 
+template <Sum S, int64_t (*Blocks)(const Geometry&)>
+int64_t units_of(const Conv& v) {
+    const Geometry g = geometry_of<S>(v);
+    return g.chunks() * g.l.panels * Blocks(g);
+}
+
 template <Sum S>
-size_t product_scratch(const Conv& v) { return geometry_of<S>(v).scratch; }
+size_t scratch_of(const Conv& v) { return geometry_of<S>(v).scratch; }
 
-// ---- table entries: one form of sums for each type of weights
+// ---- table entries
 
-template <Sum Float, Sum Half, Sum Byte>
+constexpr DType weights_of(Sum s) {
+    if (is_integer(s)) return DType::s8;
+    return s == Sum::f32 ? DType::f32 : DType::bf16;
+}
+
+// Products with weights of one type. Those with others stay with the table that this is added to, so a
+// level brings only what it does better.
+template <Sum S, int64_t (*Blocks)(const Geometry&), void (*Run)(const Conv&, int64_t, int64_t, void*)>
 struct Products {
-    static size_t packed_size(const Weights& w) {
-        if (w.type == DType::s8) return packed_size_of<Byte>(w);
-        return w.type == DType::bf16 ? packed_size_of<Half>(w) : packed_size_of<Float>(w);
-    }
-    static void pack(const Weights& w, const void* from, void* to) {
-        if (w.type == DType::s8) return pack_weights<Byte>(w, from, to);
-        return w.type == DType::bf16 ? pack_weights<Half>(w, from, to) : pack_weights<Float>(w, from, to);
-    }
-    static int64_t units(const Conv& v) {
-        if (v.weight_type == DType::s8) return product_units<Byte>(v);
-        return v.weight_type == DType::bf16 ? product_units<Half>(v) : product_units<Float>(v);
-    }
-    static size_t scratch(const Conv& v) {
-        if (v.weight_type == DType::s8) return product_scratch<Byte>(v);
-        return v.weight_type == DType::bf16 ? product_scratch<Half>(v) : product_scratch<Float>(v);
-    }
+    static inline Kernels before;
+    static bool mine(const Conv& v) { return v.weight_type == weights_of(S); }
+
+    static int64_t units(const Conv& v) { return mine(v) ? units_of<S, Blocks>(v) : before.conv.units(v); }
+    static size_t scratch(const Conv& v) { return mine(v) ? scratch_of<S>(v) : before.conv.scratch(v); }
     static void run(const Conv& v, int64_t begin, int64_t end, void* scratch) {
-        if (v.weight_type == DType::s8) return product<Byte>(v, begin, end, scratch);
-        return v.weight_type == DType::bf16 ? product<Half>(v, begin, end, scratch)
-                                            : product<Float>(v, begin, end, scratch);
+        return mine(v) ? Run(v, begin, end, scratch) : before.conv.run(v, begin, end, scratch);
     }
     static int64_t grain(const Conv& v) {
-        constexpr auto blocks = line_blocks<kRows>;
-        if (v.weight_type == DType::s8) return grain_of<Byte, blocks>(v);
-        return v.weight_type == DType::bf16 ? grain_of<Half, blocks>(v) : grain_of<Float, blocks>(v);
+        if (mine(v)) return grain_of<S, Blocks>(v);
+        return before.conv.grain == nullptr ? 1 : before.conv.grain(v);
     }
-    static int64_t gemm_units(const Gemm& g) { return units(as_conv(g)); }
-    static int64_t gemm_grain(const Gemm& g) { return grain(as_conv(g)); }
-    static size_t gemm_scratch(const Gemm& g) { return scratch(as_conv(g)); }
+    static int64_t gemm_units(const Gemm& g) {
+        const Conv v = as_conv(g);
+        return mine(v) ? units(v) : before.gemm.units(g);
+    }
+    static size_t gemm_scratch(const Gemm& g) {
+        const Conv v = as_conv(g);
+        return mine(v) ? scratch(v) : before.gemm.scratch(g);
+    }
     static void gemm(const Gemm& g, int64_t begin, int64_t end, void* scratch) {
-        run(as_conv(g), begin, end, scratch);
+        const Conv v = as_conv(g);
+        return mine(v) ? run(v, begin, end, scratch) : before.gemm.run(g, begin, end, scratch);
+    }
+    static int64_t gemm_grain(const Gemm& g) {
+        const Conv v = as_conv(g);
+        if (mine(v)) return grain(v);
+        return before.gemm.grain == nullptr ? 1 : before.gemm.grain(g);
     }
     static void add(Kernels& t) {
-        t.packed_size = packed_size;
-        t.pack = pack;
+        before = t;
         t.conv = {units, scratch, run, grain};
         t.gemm = {gemm_units, gemm_scratch, gemm, gemm_grain};
     }
 };
+
+// The same with the form that weights of the type are packed in.
+template <Sum S>
+struct VectorProducts {
+    using P = Products<S, line_blocks<kRows>, product<S>>;
+    static size_t packed_size(const Weights& w) {
+        return w.type == weights_of(S) ? packed_size_of<S>(w) : P::before.packed_size(w);
+    }
+    static void pack(const Weights& w, const void* from, void* to) {
+        return w.type == weights_of(S) ? pack_weights<S>(w, from, to) : P::before.pack(w, from, to);
+    }
+    static void add(Kernels& t) {
+        P::add(t);
+        t.packed_size = packed_size;
+        t.pack = pack;
+    }
+};
+
+template <Sum... S>
+void add_products(Kernels& t) { (VectorProducts<S>::add(t), ...); }
 
 }  // namespace
 }  // namespace paredown::engine

@@ -26,43 +26,49 @@ int64_t conv_units(const Conv& c) { return c.n * c.out_h; }
 template <typename Args>
 size_t no_scratch(const Args&) { return 0; }
 
-void gemm(const Gemm& g, int64_t begin, int64_t end, void*) {
+double gemm_sum(const Gemm& g, int64_t row, int64_t column) {
     const DType w_type = weight_type(g.a_type);
+    double acc = 0;
+    for (int64_t l = 0; l < g.k; ++l)
+        acc += static_cast<double>(load_one(g.a, g.a_type, row * g.lda + l, 1, g.a_zero)) *
+               load_one(g.w, w_type, column * g.k + l);
+    return acc;
+}
+
+void gemm(const Gemm& g, int64_t begin, int64_t end, void*) {
     for (int64_t i = begin; i < end; ++i)
-        for (int64_t j = 0; j < g.n; ++j) {
-            double acc = 0;
-            for (int64_t l = 0; l < g.k; ++l)
-                acc += static_cast<double>(load_one(g.a, g.a_type, i * g.lda + l, 1, g.a_zero)) *
-                       load_one(g.w, w_type, j * g.k + l);
-            finish_one(g.ep, acc, i, j, g.c, g.ldc);
+        for (int64_t j = 0; j < g.n; ++j) finish_one(g.ep, gemm_sum(g, i, j), i, j, g.c, g.ldc);
+}
+
+// The sum of one output of channel `oc`, whose group's inputs are the channels from `first` on.
+double conv_sum(const Conv& v, int64_t image, int64_t oy, int64_t ox, int64_t first, int64_t oc) {
+    const int64_t in_group = v.c / v.groups;
+    const bool rounded = v.in_type == DType::f32 && v.weight_type == DType::bf16;
+    double acc = 0;
+    for (int64_t ky = 0; ky < v.kh; ++ky)
+        for (int64_t kx = 0; kx < v.kw; ++kx) {
+            const int64_t y = oy * v.stride_h - v.pad_top + ky * v.dilation_h;
+            const int64_t x = ox * v.stride_w - v.pad_left + kx * v.dilation_w;
+            if (y < 0 || y >= v.h || x < 0 || x >= v.width) continue;
+            const int64_t pixel = (image * v.h + y) * v.width + x;
+            for (int64_t ic = 0; ic < in_group; ++ic) {
+                float value = load_one(v.in, v.in_type, pixel * v.in_stride + first + ic, 1, v.in_zero);
+                if (rounded) value = from_bf16(to_bf16(value));
+                const int64_t at = ((oc * in_group + ic) * v.kh + ky) * v.kw + kx;
+                acc += static_cast<double>(value) * load_one(v.w, v.weight_type, at);
+            }
         }
+    return acc;
 }
 
 void conv(const Conv& v, int64_t begin, int64_t end, void*) {
     const int64_t in_group = v.c / v.groups, out_group = v.out_c / v.groups;
-    const bool rounded = v.in_type == DType::f32 && v.weight_type == DType::bf16;
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t image = unit / v.out_h, oy = unit % v.out_h;
         for (int64_t ox = 0; ox < v.out_w; ++ox)
-            for (int64_t oc = 0; oc < v.out_c; ++oc) {
-                double acc = 0;
-                const int64_t first = oc / out_group * in_group;
-                for (int64_t ky = 0; ky < v.kh; ++ky)
-                    for (int64_t kx = 0; kx < v.kw; ++kx) {
-                        const int64_t y = oy * v.stride_h - v.pad_top + ky * v.dilation_h;
-                        const int64_t x = ox * v.stride_w - v.pad_left + kx * v.dilation_w;
-                        if (y < 0 || y >= v.h || x < 0 || x >= v.width) continue;
-                        const int64_t pixel = (image * v.h + y) * v.width + x;
-                        for (int64_t ic = 0; ic < in_group; ++ic) {
-                            float value = load_one(v.in, v.in_type, pixel * v.in_stride + first + ic, 1,
-                                                   v.in_zero);
-                            if (rounded) value = from_bf16(to_bf16(value));
-                            const int64_t at = ((oc * in_group + ic) * v.kh + ky) * v.kw + kx;
-                            acc += static_cast<double>(value) * load_one(v.w, v.weight_type, at);
-                        }
-                    }
-                finish_one(v.ep, acc, (image * v.out_h + oy) * v.out_w + ox, oc, v.out, v.out_stride);
-            }
+            for (int64_t oc = 0; oc < v.out_c; ++oc)
+                finish_one(v.ep, conv_sum(v, image, oy, ox, oc / out_group * in_group, oc),
+                           unit * v.out_w + ox, oc, v.out, v.out_stride);
     }
 }
 
@@ -74,36 +80,21 @@ size_t expand_depthwise_scratch(const ExpandDepthwise& f) {
 
 void expand_depthwise(const ExpandDepthwise& f, int64_t begin, int64_t end, void* scratch) {
     const Gemm& g = f.expand;
-    const Conv& v = f.depthwise;
-    const DType w_type = weight_type(g.a_type);
+    Conv v = f.depthwise;
+    v.in = scratch;
+    v.in_stride = 1;
     const int64_t pixels = v.h * v.width;
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t image = unit / v.c, c = unit % v.c;
-        for (int64_t i = 0; i < pixels; ++i) {
-            double acc = 0;
-            for (int64_t l = 0; l < g.k; ++l)
-                acc += static_cast<double>(
-                           load_one(g.a, g.a_type, (image * pixels + i) * g.lda + l, 1, g.a_zero)) *
-                       load_one(g.w, w_type, c * g.k + l);
-            Epilogue ep = g.ep;  // of this one channel
-            if (ep.scale != nullptr) ep.scale += c;
-            if (ep.bias != nullptr) ep.bias += c;
-            finish_one(ep, acc, i, 0, scratch, 1);
-        }
+        Epilogue ep = g.ep;  // of this one channel
+        if (ep.scale != nullptr) ep.scale += c;
+        if (ep.bias != nullptr) ep.bias += c;
+        for (int64_t i = 0; i < pixels; ++i)
+            finish_one(ep, gemm_sum(g, image * pixels + i, c), i, 0, scratch, 1);
         for (int64_t oy = 0; oy < v.out_h; ++oy)
-            for (int64_t ox = 0; ox < v.out_w; ++ox) {
-                double acc = 0;
-                for (int64_t ky = 0; ky < v.kh; ++ky)
-                    for (int64_t kx = 0; kx < v.kw; ++kx) {
-                        const int64_t y = oy * v.stride_h - v.pad_top + ky * v.dilation_h;
-                        const int64_t x = ox * v.stride_w - v.pad_left + kx * v.dilation_w;
-                        if (y < 0 || y >= v.h || x < 0 || x >= v.width) continue;
-                        acc += static_cast<double>(
-                                   load_one(scratch, g.ep.out_type, y * v.width + x, 1, v.in_zero)) *
-                               load_one(v.w, v.weight_type, (c * v.kh + ky) * v.kw + kx);
-                    }
-                finish_one(v.ep, acc, (image * v.out_h + oy) * v.out_w + ox, c, v.out, v.out_stride);
-            }
+            for (int64_t ox = 0; ox < v.out_w; ++ox)
+                finish_one(v.ep, conv_sum(v, 0, oy, ox, 0, c), (image * v.out_h + oy) * v.out_w + ox, c, v.out,
+                           v.out_stride);
     }
 }
 

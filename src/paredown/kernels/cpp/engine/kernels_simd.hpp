@@ -258,6 +258,13 @@ PAREDOWN_INLINE F quantise(F v, float inverse_scale, int32_t zero_point) {
     return nearest(v * set(inverse_scale)) + set(static_cast<float>(zero_point));
 }
 
+// What is to be stored for v: itself, or units of the 8-bit output.
+template <DType T>
+PAREDOWN_INLINE F in_units(F v, float inverse_scale, int32_t zero_point) {
+    if constexpr (T == DType::u8 || T == DType::s8) return quantise(v, inverse_scale, zero_point);
+    return v;
+}
+
 template <DType T>
 PAREDOWN_INLINE void store_n(void* p, F v, int n) {
     if (n == W)
