@@ -15,7 +15,7 @@ from paredown.artefact_inputs import INPUTS, save_inputs
 from paredown.changes import Record, save_changes
 from paredown.errors import InputError
 from paredown.files import sync
-from paredown.manifest import Manifest, SourceInfo, check
+from paredown.manifest import Manifest, Role, SourceInfo, check
 from paredown.quality import tensors
 from paredown.recipe import Recipe, Target, dump
 from paredown.result import Fingerprint, TensorInfo
@@ -66,16 +66,16 @@ def _write(
         recipe = recipe.model_copy(update={"target": Target(ref=source.ref, sha256=source.sha256)})
     lower = {"backend": executable.backend, "threads": executable.threads}
     recipe = recipe.model_copy(update={"lower": recipe.lower.model_copy(update=lower)})
-    files = [(dump(recipe, folder / "recipe.yaml"), "recipe")]
+    files: dict[Path, Role] = {dump(recipe, folder / "recipe.yaml"): "recipe"}
     (folder / "run").mkdir()
     run = [folder / "run" / p for p in executable.save(folder / "run")]
     stored = [p for p in run if p.suffix == ".safetensors"]
-    files += [(p, "change") for p in save_changes(folder / "changes", changes, stored)]
-    files += [(p, "run") for p in run]
+    files |= dict.fromkeys(save_changes(folder / "changes", changes, stored), "change")
+    files |= dict.fromkeys(run, "run")
     call = save_inputs(folder / INPUTS, workload)
     if (folder / INPUTS).exists():
-        files.append((folder / INPUTS, "input"))
-    files += [(p, "carry") for p in _carry(folder / "carry", workload.carry)]
+        files[folder / INPUTS] = "input"
+    files |= dict.fromkeys(_carry(folder / "carry", workload.carry), "carry")
     manifest = Manifest(
         name=workload.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,7 +89,7 @@ def _write(
         call=call,
         aliases={k: list(v) for k, v in workload.aliases.items()},
         scale=workload.scale,
-        files=dict(manifests.describe(folder, p, r) for p, r in files),  # type: ignore[arg-type]
+        files=dict(manifests.describe(folder, p, r) for p, r in files.items()),
         fingerprint=fingerprint,
     ).write(folder)
     for path in folder.rglob("*"):

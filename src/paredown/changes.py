@@ -108,7 +108,7 @@ class _Stored:
         shapes = {tuple(t.shape) for ts in wanted for t in ts.values() if t.nbytes >= NAMED_FROM}
         for path in files if shapes else ():
             with sparse_file.opened(path) as f:
-                for k in f.keys():  # noqa: SIM118 (not a mapping)
+                for k in f.names:
                     if f.shape(k) in shapes:
                         self.note(path, {k: f.get(k)})
 

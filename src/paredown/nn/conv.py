@@ -21,6 +21,7 @@ __all__ = [
     "DenseLayer",
     "OneShotAggregation",
     "classifier",
+    "conv_like",
     "he_init",
     "projection",
     "relu",
@@ -41,6 +42,7 @@ def conv_like(
     kind: type[nn.Conv2d] = nn.Conv2d,
     outputs: int | None = None,
     groups: int | None = None,
+    bias: bool | None = None,
 ) -> nn.Conv2d:
     """A convolution of another one's geometry, device and dtype, with weights of its own."""
     like: Any = conv  # torch types its sizes as tuples of any length
@@ -52,7 +54,7 @@ def conv_like(
         like.padding,
         like.dilation,
         conv.groups if groups is None else groups,
-        conv.bias is not None,
+        conv.bias is not None if bias is None else bias,
         like.padding_mode,
         conv.weight.device,
         conv.weight.dtype,

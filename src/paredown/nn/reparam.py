@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.errors import InputError
+from paredown.nn.conv import conv_like
 
 
 def fold_norm(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -104,7 +105,7 @@ class RepConv(nn.Module):
             w, b = fold_norm(eye.to(first.weight), None, self.identity)
             weights.append(w)
             biases.append(b)
-        return _conv_like(first, sum(weights), sum(biases))
+        return _filled(first, torch.stack(weights).sum(0), torch.stack(biases).sum(0))
 
 
 class DilatedReparamConv(nn.Module):
@@ -154,7 +155,7 @@ class DilatedReparamConv(nn.Module):
             w, b = _folded(branch)
             weight = weight + grown_kernel(w, self.kernel, _conv_of(branch).dilation[0])
             bias = bias + b
-        return _conv_like(_conv_of(self.large), weight, bias)
+        return _filled(_conv_of(self.large), weight, bias)
 
 
 def reparameterise(model: nn.Module) -> nn.Module:
@@ -190,21 +191,9 @@ def _folded(branch: nn.Sequential) -> tuple[Tensor, Tensor]:
     return fold_norm(conv.weight, conv.bias, norm)
 
 
-def _conv_like(conv: nn.Conv2d, weight: Tensor | int, bias: Tensor | int) -> nn.Conv2d:
-    """A convolution with these weights, its stride and groups those of ``conv``, "same" padded."""
-    assert isinstance(weight, Tensor)
-    assert isinstance(bias, Tensor)
-    kernel = weight.shape[-1]
-    out = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        kernel,
-        conv.stride,  # type: ignore[arg-type]
-        kernel // 2,
-        groups=conv.groups,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
+def _filled(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution of the geometry of ``conv`` with these weights."""
+    out = conv_like(conv, bias=True)
     out.weight.copy_(weight)
     assert out.bias is not None
     out.bias.copy_(bias)

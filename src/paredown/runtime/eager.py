@@ -168,8 +168,7 @@ def load_tensors(model: nn.Module, path: Path) -> None:
 
     try:
         with sparse_file.opened(path) as f:
-            meta = f.metadata
-            tensors = {name: f.get(name) for name in f.keys()}  # noqa: SIM118 (not a mapping)
+            meta, tensors = f.metadata, f.tensors()
     except (OSError, ValueError, SafetensorError) as e:
         raise ArtefactError(f"{path} is not readable: {first_line(e)}") from None
     tied = {k.removeprefix("tied:"): v for k, v in meta.items() if k.startswith("tied:")}

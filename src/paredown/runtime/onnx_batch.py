@@ -15,10 +15,10 @@ def part(
         return given
     out: dict[str, torch.Tensor] = {}
     for name, t in given.items():
-        part = t[start : start + batch]
-        lack = batch - part.shape[0]
-        pad = [part[-1:].expand(lack, *part.shape[1:])] if lack else []
-        out[name] = torch.cat([part, *pad])
+        cut = t[start : start + batch]
+        lack = batch - cut.shape[0]
+        pad = [cut[-1:].expand(lack, *cut.shape[1:])] if lack else []
+        out[name] = torch.cat([cut, *pad])
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +10,8 @@ import torch
 
 from paredown.errors import ArtefactError, CaptureError, LoweringError, MissingExtra
 from paredown.graph.graph import Graph
-from paredown.runtime.backend import Asked, Backend
-from paredown.runtime.call import Call
+from paredown.runtime import call_file
+from paredown.runtime.backend import Backend
 from paredown.runtime.export import export, first_line
 from paredown.runtime.onnx_model import OnnxModule
 from paredown.runtime.onnx_render import lowered
@@ -97,10 +96,8 @@ class OnnxRuntime(Backend):
         """Read ``model.onnx`` and ``call.json`` back; the workload is not needed."""
         _require()
         try:
-            meta = json.loads((folder / "call.json").read_text(encoding="utf-8"))
-            asked = {site: Asked(**a) for site, a in meta["asked"].items()}
-            sites, call = dict(meta["sites"]), Call.from_json(meta["call"])
-            fold = bool(meta.get("fold", False))
+            call, asked, meta = call_file.load(folder)
+            sites, fold = dict(meta["sites"]), bool(meta.get("fold", False))
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise ArtefactError(f"{folder} holds no readable onnx model: {first_line(e)}") from e
         return OnnxExecutable(folder / "model.onnx", call, asked, sites, threads, fold=fold)

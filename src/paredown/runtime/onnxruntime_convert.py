@@ -20,7 +20,7 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
     _settle_layouts(exported.program)
     try:
         with quiet():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 exported.program,
                 dynamo=True,
                 verbose=False,
@@ -28,7 +28,7 @@ def convert(exported: Exported) -> tuple[Any, dict[str, str]]:
             )
     except Exception as e:
         raise LoweringError(f"onnxruntime cannot convert the model: {_cause(e)}") from e
-    model: Any = program.model  # type: ignore[union-attr]
+    model = program.model
     table.lower(model)
     sites = _name_nodes(model)
     return serialised(model), sites

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from paredown.runtime import call_file
 from paredown.runtime.backend import COMPUTE, Asked, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.onnx_write import copy_model
@@ -98,18 +98,12 @@ class OnnxExecutable(Executable):
     def save(self, folder: Path) -> list[Path]:
         """Write ``model.onnx`` (weights beside it when large) and ``call.json``."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = [Path("model.onnx"), Path("call.json")]
+        called = call_file.save(folder, self.call, self.asked, sites=self.sites, fold=self.fold)
+        files = [Path("model.onnx"), called]
         if isinstance(self.source, bytes):
             (folder / "model.onnx").write_bytes(self.source)
         else:
             files += copy_model(Path(self.source), folder)
-        meta = {
-            "call": self.call.to_json(),
-            "asked": {site: a.to_json() for site, a in self.asked.items()},
-            "sites": self.sites,
-            "fold": self.fold,
-        }
-        (folder / "call.json").write_text(json.dumps(meta), encoding="utf-8")
         return files
 
     def weight_bytes(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 from paredown.errors import ArtefactError, CaptureError, LoweringError, MissingExtra
 from paredown.graph.graph import Graph
-from paredown.runtime.backend import Asked, Backend
-from paredown.runtime.call import Call
+from paredown.runtime import call_file
+from paredown.runtime.backend import Backend
 from paredown.runtime.export import export, first_line
 from paredown.runtime.onnx_model import OnnxModule
 from paredown.runtime.onnx_workload import described
@@ -75,12 +74,11 @@ class OpenVino(Backend):
         """Read ``model.xml`` and ``call.json`` back; the workload is not needed."""
         ov = openvino()
         try:
-            meta = json.loads((folder / "call.json").read_text(encoding="utf-8"))
-            model = ov.Core().read_model(folder / "model.xml")
-            asked = {site: Asked(**a) for site, a in meta["asked"].items()}
+            call, asked, meta = call_file.load(folder)
             sites = dict(meta["sites"])
+            model = ov.Core().read_model(folder / "model.xml")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
             raise ArtefactError(
                 f"{folder} holds no readable openvino model: {first_line(e)}"
             ) from e
-        return OpenVinoExecutable(model, Call.from_json(meta["call"]), asked, sites, threads)
+        return OpenVinoExecutable(model, call, asked, sites, threads)

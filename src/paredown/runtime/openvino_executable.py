@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from paredown.errors import LoweringError
+from paredown.runtime import call_file
 from paredown.runtime.backend import COMPUTE, Asked, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.export import first_line
@@ -117,13 +117,8 @@ class OpenVinoExecutable(Executable):
             ov.save_model(self.model, folder / "model.xml", compress_to_fp16=False)
         except RuntimeError as e:
             raise LoweringError(f"openvino could not save the model: {first_line(e)}") from e
-        meta = {
-            "call": self.call.to_json(),
-            "asked": {site: a.to_json() for site, a in self.asked.items()},
-            "sites": self.sites,
-        }
-        (folder / "call.json").write_text(json.dumps(meta), encoding="utf-8")
-        return [Path("model.xml"), Path("model.bin"), Path("call.json")]
+        called = call_file.save(folder, self.call, self.asked, sites=self.sites)
+        return [Path("model.xml"), Path("model.bin"), called]
 
     def weight_bytes(self) -> int:
         """Bytes of the constants of the compiled model, in the layout the plugin keeps them."""

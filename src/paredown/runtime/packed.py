@@ -10,6 +10,7 @@ Deviation from the forms: an input that is NaN becomes some integer, not the zer
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from paredown.runtime.quantized import DynamicLinear, QuantConv, QuantLinear
 _FLOATS = (torch.float32, torch.bfloat16)
 
 
-class Packed(nn.Module):
+class Packed(nn.Module, ABC):
     """Stands in a lowered model for a form; ``asked`` is what the form asks of the numbers."""
 
     packed: Tensor
@@ -30,14 +31,14 @@ class Packed(nn.Module):
     def __init__(self, form: Any, packed: Tensor) -> None:
         super().__init__()
         # Neither parameter nor buffer: code that walks those cannot read oneDNN's layout.
-        self.__dict__["packed"] = packed
+        vars(self)["packed"] = packed
         self._kind = form.weight.dtype
         for name in ("scale", "zero", "in_scale", "in_zero"):
             if hasattr(form, name):
                 self.register_buffer(name, getattr(form, name))
         self.bias: nn.Parameter | None = form.bias
         # The operators take a float32 bias; a bf16 one is a few bytes twice.
-        self.__dict__["_bias"] = None if form.bias is None else form.bias.detach().float()
+        vars(self)["_bias"] = None if form.bias is None else form.bias.detach().float()
         self._forward_hooks = form._forward_hooks.copy()
         self._forward_hooks_with_kwargs = form._forward_hooks_with_kwargs.copy()
         self._forward_hooks_always_called = form._forward_hooks_always_called.copy()
@@ -55,13 +56,13 @@ class Packed(nn.Module):
         """Bytes of the weight as it is held."""
         return nbytes(self.packed)
 
+    @abstractmethod
     def asked(self, dtype: str) -> Asked:
         """What the form asks where its input is ``dtype``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unpacked(self) -> Tensor:
         """The form's weight, bit for bit."""
-        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
         """The form's tensors by name: what an artefact stores."""
@@ -72,40 +73,31 @@ class Packed(nn.Module):
         return {"weight": self.unpacked(), **own}
 
 
-class PackedLinear(Packed):
-    """Static or dynamic int8 linear, ``(..., in_features) -> (..., out_features)``."""
+class PackedMatrix(Packed):
+    """An int8 matrix ``(out_features, in_features)`` behind oneDNN's product, a scale a row."""
 
-    def __init__(self, form: QuantLinear | DynamicLinear) -> None:
-        super().__init__(form, pack_linear(form.weight.detach()))
+    def __init__(self, form: Any, weight: Tensor, scales: Tensor) -> None:
+        super().__init__(form, pack_linear(weight))
         self.in_features, self.out_features = form.in_features, form.out_features
-        self.static = isinstance(form, QuantLinear)
-        scales = form.scale.expand(form.out_features).contiguous()
-        self.__dict__["_scales"] = scales
-        self.__dict__["_zeros"] = torch.zeros(form.out_features, dtype=torch.int32)
-        if isinstance(form, QuantLinear):
-            self._grid = (form.in_scale.item(), int(form.in_zero.item()))
-
-    def asked(self, dtype: str) -> Asked:
-        """Int8 on both sides."""
-        return Asked("int8", "static" if self.static else "dynamic", dtype)
+        vars(self)["_scales"] = scales.contiguous()
+        vars(self)["_zeros"] = torch.zeros(form.out_features, dtype=torch.int32)
 
     def unpacked(self) -> Tensor:
         """``(out_features, in_features)``."""
         return self.packed.to_dense().t().contiguous()
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Quantize, multiply in integers, scale to the input's dtype."""
-        scale, zero = self._grid if self.static else _own_range(input)
-        q = quantized(input, scale, zero)
-        out = input.dtype if input.dtype in _FLOATS else torch.float32
-        y = torch.ops.onednn.qlinear_pointwise(
+    def product(
+        self, q: Tensor, scale: Any, zero: Any, bias: Tensor | None, out: torch.dtype
+    ) -> Tensor:
+        """``scale * (q - zero) W^T + bias`` of a uint8 input, summed in integers."""
+        return torch.ops.onednn.qlinear_pointwise(
             q,
             scale,
             zero,
             self.packed,
             self._scales,
             self._zeros,
-            self._bias,
+            bias,
             1.0,
             0,
             out,
@@ -113,7 +105,27 @@ class PackedLinear(Packed):
             [],
             "",
         )
-        return y.to(input.dtype)
+
+
+class PackedLinear(PackedMatrix):
+    """Static or dynamic int8 linear, ``(..., in_features) -> (..., out_features)``."""
+
+    def __init__(self, form: QuantLinear | DynamicLinear) -> None:
+        super().__init__(form, form.weight.detach(), form.scale.expand(form.out_features))
+        self.static = isinstance(form, QuantLinear)
+        if isinstance(form, QuantLinear):
+            self._grid = (form.in_scale.item(), int(form.in_zero.item()))
+
+    def asked(self, dtype: str) -> Asked:
+        """Int8 on both sides."""
+        return Asked("int8", "static" if self.static else "dynamic", dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Quantize, multiply in integers, scale to the input's dtype."""
+        scale, zero = self._grid if self.static else _own_range(input)
+        q = quantized(input, scale, zero)
+        out = input.dtype if input.dtype in _FLOATS else torch.float32
+        return self.product(q, scale, zero, self._bias, out).to(input.dtype)
 
 
 class PackedConv(Packed):
@@ -132,8 +144,8 @@ class PackedConv(Packed):
         self.in_channels, self.out_channels = form.in_channels, form.out_channels
         self.kernel_size, self.stride, self.padding = form.kernel_size, form.stride, form.padding
         self.dilation, self.groups = form.dilation, form.groups
-        self.__dict__["_scales"] = scales
-        self.__dict__["_zeros"] = torch.zeros(form.out_channels, dtype=torch.int32)
+        vars(self)["_scales"] = scales
+        vars(self)["_zeros"] = torch.zeros(form.out_channels, dtype=torch.int32)
 
     def asked(self, dtype: str) -> Asked:
         """Int8 on both sides."""

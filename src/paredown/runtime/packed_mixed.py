@@ -12,54 +12,32 @@ from torch import Tensor
 
 from paredown.runtime.backend import Asked
 from paredown.runtime.forms_mixed import MixedInt8Linear
-from paredown.runtime.packed import Packed, pack_linear
+from paredown.runtime.packed import PackedMatrix
+from paredown.runtime.packed_weights import digits
 
 
-class PackedMixed(Packed):
+class PackedMixed(PackedMatrix):
     """``(..., in_features) -> (..., out_features)``; the float columns are a module beside."""
 
     columns: Tensor
     keep: Tensor
 
     def __init__(self, form: MixedInt8Linear) -> None:
-        super().__init__(form, pack_linear(form.weight.detach()))
-        self.in_features, self.out_features = form.in_features, form.out_features
+        super().__init__(form, form.weight.detach(), form.scale)
         self.register_buffer("columns", form.columns)
         self.register_buffer("keep", form.keep)
         self.outliers = form.outliers
-        self.__dict__["_scales"] = form.scale.contiguous()
-        self.__dict__["_zeros"] = torch.zeros(form.out_features, dtype=torch.int32)
 
     def asked(self, dtype: str) -> Asked:
         """Int8 on both sides; the outlier columns ask for themselves."""
         return Asked("int8", "dynamic", dtype)
 
-    def unpacked(self) -> Tensor:
-        """``(out_features, in_features)``."""
-        return self.packed.to_dense().t().contiguous()
-
     def forward(self, input: Tensor) -> Tensor:
         """Quantize by rows, multiply in integers, scale, add the float columns' product."""
         x = input.reshape(-1, self.in_features)
         inside = x.float() if self.outliers is None else x.float() * self.keep
-        scale = inside.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127.0
-        q = (inside / scale).round_().add_(128.0).clamp_(1, 255).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(
-            q,
-            1.0,
-            128,
-            self.packed,
-            self._scales,
-            self._zeros,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
-        y = y.mul_(scale)
+        q, scale = digits(inside, 1)
+        y = self.product(q, 1.0, 128, None, torch.float32).mul_(scale)
         if self.outliers is not None:
             y = y.add_(self.outliers(x.index_select(1, self.columns)))
         if self._bias is not None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from paredown.runtime.backend import Asked
-from paredown.runtime.packed import Packed, pack_linear
+from paredown.runtime.packed import Packed, PackedMatrix
 from paredown.runtime.quantized import WeightOnlyLinear
 
 _STEPS = 254.0
@@ -28,7 +28,7 @@ GROUPS = (32, 64, 128, 256)
 """Group sizes of torch's int4 operator."""
 
 
-class PackedRows(Packed):
+class PackedRows(PackedMatrix):
     """Linear over int8 weights with one scale and zero point per output."""
 
     _offset: Tensor | None
@@ -37,13 +37,10 @@ class PackedRows(Packed):
         # uint8 values around 128 become int8 values around 0; the rest of a zero point is one
         # multiple of the input's sum per output.
         shifted = (form.weight.detach().to(torch.int16) - 128).to(torch.int8)
-        super().__init__(form, pack_linear(shifted))
-        self.in_features, self.out_features = form.in_features, form.out_features
-        scales = form.scale.reshape(-1).contiguous()
-        self.__dict__["_scales"] = scales
-        self.__dict__["_zeros"] = torch.zeros(form.out_features, dtype=torch.int32)
+        scales = form.scale.reshape(-1)
+        super().__init__(form, shifted, scales)
         off = (128.0 - form.zero.reshape(-1).float()) * scales
-        self.__dict__["_offset"] = off if bool(off.any()) else None
+        vars(self)["_offset"] = off if bool(off.any()) else None
 
     def asked(self, dtype: str) -> Asked:
         """Int8 weights, products as precise as the input's dtype."""
@@ -51,29 +48,14 @@ class PackedRows(Packed):
 
     def unpacked(self) -> Tensor:
         """``(out_features, in_features)`` uint8."""
-        q = self.packed.to_dense().t().to(torch.int16)
-        return (q + 128).to(torch.uint8).contiguous()
+        return (super().unpacked().to(torch.int16) + 128).to(torch.uint8)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features) -> (..., out_features)``."""
         x = input.reshape(-1, self.in_features).float()
         count = 2 if input.dtype == torch.bfloat16 else 3
         q, scale = digits(x, count)
-        y = torch.ops.onednn.qlinear_pointwise(
-            q,
-            1.0,
-            128,
-            self.packed,
-            self._scales,
-            self._zeros,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
+        y = self.product(q, 1.0, 128, None, torch.float32)
         total = y[: x.shape[0]]
         for i in range(1, count):
             part = y[i * x.shape[0] : (i + 1) * x.shape[0]]
@@ -98,7 +80,7 @@ class PackedGroups(Packed):
         # Torch's int4 means (q - 8) * scale + shift, of the input's dtype.
         shift = (8.0 - form.zero.float()) * form.scale
         tables = torch.stack((form.scale.t(), shift.t()), -1)
-        self.__dict__["_tables"] = tables.to(torch.bfloat16).contiguous()
+        vars(self)["_tables"] = tables.to(torch.bfloat16).contiguous()
 
     def asked(self, dtype: str) -> Asked:
         """Int4 weights, products in the input's dtype."""
@@ -138,10 +120,9 @@ def digits(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127.0
     rest = x / scale
-    found: list[Tensor] = []
-    for i in range(count):
-        whole = rest.round()
-        found.append(whole)
-        if i + 1 < count:
-            rest = (rest - whole) * _STEPS
-    return torch.cat(found).add_(128.0).clamp_(1, 255).to(torch.uint8), scale
+    found = [rest.round()]
+    for _ in range(count - 1):
+        rest = (rest - found[-1]) * _STEPS
+        found.append(rest.round())
+    whole = torch.cat(found) if count > 1 else found[0]
+    return whole.add_(128.0).clamp_(1, 255).to(torch.uint8), scale

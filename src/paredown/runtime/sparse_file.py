@@ -93,10 +93,8 @@ class Reader:
     def __init__(self, file: Any) -> None:
         self._file = file
         self.metadata: dict[str, str] = file.metadata() or {}
-
-    def keys(self) -> list[str]:
-        """Names of the tensors."""
-        return [k for k in self._file.keys() if not k.endswith(MASK)]  # noqa: SIM118
+        held: list[str] = file.keys()
+        self.names = [name for name in held if not name.endswith(MASK)]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
@@ -109,6 +107,10 @@ class Reader:
         if SHAPE + name not in self.metadata:
             return values
         return unpack(self._file.get_tensor(name + MASK), values, self.shape(name))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by name."""
+        return {name: self.get(name) for name in self.names}
 
 
 @contextmanager
@@ -123,4 +125,4 @@ def opened(path: Path) -> Generator[Reader]:
 def load(path: Path) -> dict[str, Tensor]:
     """Every tensor of a file by name."""
     with opened(path) as f:
-        return {name: f.get(name) for name in f.keys()}  # noqa: SIM118
+        return f.tensors()

@@ -38,9 +38,7 @@ class Merging:
     def reduce(self, flow: Flow, x: Tensor, chosen_by: Tensor, removed: int) -> Tensor:
         """Merge ``removed`` pairs; the class tokens, the sources left, then the targets."""
         p = self.prefix
-        sizes = flow.sizes
-        if sizes is None:
-            sizes = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
+        sizes = flow.sizes_of(x)
         kept, source, target = match(chosen_by[:, p:], removed, odd=p % 2 == 1)
         a, b = sides(x[:, p:], odd=p % 2 == 1)
         a_size, b_size = sides(sizes[:, p:], odd=p % 2 == 1)

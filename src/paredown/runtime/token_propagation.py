@@ -81,9 +81,7 @@ class Propagation:
         if self.alpha:
             links = self.alpha * self._links(flow, flow.places, rows(places, gone), x.dtype)
             left = left + links @ rows(patches, gone)
-            sizes = flow.sizes
-            if sizes is None:
-                sizes = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
+            sizes = flow.sizes_of(x)
             own = sizes[:, p:]
             sent = links.to(sizes.dtype) @ rows(own, gone).unsqueeze(-1)
             flow.sizes = torch.cat([sizes[:, :p], rows(own, stay) + sent.squeeze(-1)], 1)

@@ -42,6 +42,12 @@ class Flow:
         """Forget the run."""
         self.sizes = self.places = self.links = None
 
+    def sizes_of(self, x: Tensor) -> Tensor:
+        """``sizes`` of the tokens ``(batch, tokens, channels)``: ones before anything went."""
+        if self.sizes is not None:
+            return self.sizes
+        return torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
+
     def bias(self, like: Tensor) -> Tensor | None:
         """``log(size)`` of each key for logits ``(batch, heads, tokens, tokens)``, or None."""
         return None if self.sizes is None else self.sizes.log()[:, None, None, :].to(like.dtype)

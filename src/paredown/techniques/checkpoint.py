@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from paredown.errors import ArtefactError
+from paredown.runtime import sparse_file
 
 
 @dataclass
@@ -67,9 +68,8 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
-            with safe_open(self.path, "pt") as f:
-                meta = f.metadata() or {}
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            with sparse_file.opened(self.path) as f:
+                meta, tensors = f.metadata, f.tensors()
         except (SafetensorError, OSError) as e:
             raise ArtefactError(f"{self.path} is damaged ({e}): delete it to train anew") from None
         if meta.get("key") != self.key:

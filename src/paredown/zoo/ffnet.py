@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from paredown.errors import InputError, UnknownName
 from paredown.nn.act import Activation, gelu
-from paredown.nn.conv import classifier
+from paredown.nn.conv import classifier, conv_like
 from paredown.nn.drop import drop_path, rising_rates
 from paredown.nn.features import need_size, tapped
 from paredown.nn.init import small_init
@@ -126,7 +126,7 @@ class NormedSkip(nn.Module):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        out = nn.Conv2d(weight.shape[1], weight.shape[0], 1).to(weight)
+        out = conv_like(self.conv, bias=True)
         eye = torch.eye(weight.shape[0]).to(weight)[:, :, None, None]
         out.weight.copy_(weight * gain[:, None, None] + eye)
         assert out.bias is not None

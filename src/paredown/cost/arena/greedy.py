@@ -7,7 +7,8 @@ does it).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from paredown.cost.arena.problem import Problem
 
@@ -41,18 +42,19 @@ def fill(p: Problem, order: Sequence[int], *, best_fit: bool = False) -> list[in
     """
     offsets = [-1] * len(p.size)
     for i in order:
-        taken = sorted((offsets[j], offsets[j] + p.size[j]) for j in p.beside[i] if offsets[j] >= 0)
-        size, at = p.size[i], 0
-        best: tuple[int, int] | None = None
-        for low, high in taken:
-            gap = low - at
-            if gap >= size and (best is None or gap < best[0]):
-                best = (gap, at)
-                if not best_fit:
-                    break
-            at = max(at, high)
-        offsets[i] = best[1] if best is not None else at
+        taken = ((offsets[j], offsets[j] + p.size[j]) for j in p.beside[i] if offsets[j] >= 0)
+        found = gaps(taken, p.size[i], sys.maxsize)
+        offsets[i] = (min(found) if best_fit else next(found))[1]
     return offsets
+
+
+def gaps(taken: Iterable[tuple[int, int]], size: int, top: int) -> Iterator[tuple[int, int]]:
+    """``(width, offset)`` of the gaps below ``top`` that hold ``size`` bytes, the lowest first."""
+    at = 0
+    for low, high in (*sorted(taken), (top, top)):
+        if low - at >= size:
+            yield low - at, at
+        at = max(at, high)
 
 
 def squeezed(p: Problem, order: Sequence[int], rounds: int) -> Iterator[list[int]]:

@@ -61,8 +61,6 @@ def lowest(dag: Dag, states: int = STATES) -> Order:
     tick = 0
     while heap and tick < states:
         peak, _, _, run = heapq.heappop(heap)
-        if peak >= best.peak:
-            break
         if len(run.done) == dag.count:
             return Order(tuple(run.order), peak, True)
         for node in sorted(run.ready()):
@@ -74,9 +72,8 @@ def lowest(dag: Dag, states: int = STATES) -> Order:
                 seen[key] = after.peak
                 tick += 1
                 heapq.heappush(heap, (after.peak, -len(after.done), tick, after))
-    # Nothing below the best peak is left to expand: it is proven.
-    proven = not heap or heap[0][0] >= best.peak
-    return Order(best.nodes, best.peak, proven and tick < states)
+    # Only orders with a lower peak were kept: with none left to expand, the best is proven.
+    return Order(best.nodes, best.peak, not heap)
 
 
 def _greedy(dag: Dag) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from paredown.cost.arena.greedy import gaps
 from paredown.cost.scratchpad.problem import Plan, Stay, Task
 
 Policy = Literal["belady", "lru"]
@@ -38,7 +39,11 @@ def order_of(task: Task, name: str) -> tuple[int, ...]:
 
 
 def plan(task: Task, capacity: int, order: Sequence[int], policy: Policy) -> Plan:
-    """The plan of an order and a policy. The pad must hold what any operator touches."""
+    """The plan of an order and a policy.
+
+    Raises ``NotApplicable`` where an operator exceeds the pad.
+    """
+    task.demand(capacity)
     return _Pad(task, capacity, tuple(order), policy).run()
 
 
@@ -135,11 +140,6 @@ class _Pad:
 
     def _gap(self, size: int) -> int | None:
         """The smallest gap that holds ``size`` bytes."""
-        taken = sorted((o, o + self.task.size[y]) for y, (o, _) in self.inside.items())
-        at, best = 0, None
-        for low, high in [*taken, (self.capacity, self.capacity)]:
-            gap = low - at
-            if gap >= size and (best is None or gap < best[0]):
-                best = (gap, at)
-            at = max(at, high)
-        return None if best is None else best[1]
+        taken = ((o, o + self.task.size[y]) for y, (o, _) in self.inside.items())
+        found = min(gaps(taken, size, self.capacity), default=None)
+        return None if found is None else found[1]

@@ -14,7 +14,6 @@ from dataclasses import replace
 from paredown.cost.arena import place
 from paredown.cost.scratchpad import baselines, ilp
 from paredown.cost.scratchpad.problem import Plan, Stay, Task, buffers
-from paredown.errors import NotApplicable
 
 SHRINK = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8)
 """Shares of the pad that parts are planned for, one after the other until they stitch."""
@@ -58,20 +57,17 @@ def solve(task: Task, capacity: int, seconds: float = 30.0) -> Plan:
 
     ``bound`` is that of the parts added up: a bound of plans that keep the tensors at the cuts.
     """
-    if task.least > capacity:
-        raise NotApplicable(
-            f"an operator touches {task.least:,} B, more than the scratchpad of {capacity:,} B"
-        )
+    task.demand(capacity)
     pieces = parts(task)
     deadline = time.monotonic() + seconds
     best: Plan | None = None
-    bound = task.compulsory
+    bound = 0
     for share in SHRINK:
         pad = max(task.least, int(capacity * share))
         done = [_piece(p, pad, max(0.1, deadline - time.monotonic())) for p in pieces]
         found = _stitch(task, pieces, done)
         if share == SHRINK[0]:
-            bound = sum(p.bound for p in done)
+            bound = found.bound
         placed = place(buffers(task, [(s.tensor, s.first, s.last) for s in found.stays]),
                        capacity=capacity, seconds=2.0)  # fmt: skip
         if placed.height <= capacity:
@@ -80,19 +76,17 @@ def solve(task: Task, capacity: int, seconds: float = 30.0) -> Plan:
             )
             best = replace(found, stays=stays, bound=min(bound, found.traffic))
             break
-        best = replace(found, bound=bound, how="no room")
     rest = min(baselines.every(task, capacity).values(), key=lambda p: p.traffic)
-    if best is None or best.how == "no room" or rest.traffic < best.traffic:
-        return replace(rest, bound=min(rest.traffic, best.bound if best else rest.bound))
+    if best is None or rest.traffic < best.traffic:
+        return replace(rest, bound=min(rest.traffic, bound))
     return best
 
 
 def _piece(part: Task, capacity: int, seconds: float) -> Plan:
     """A part: everything stays where that fits, else the program, else the best list plan."""
-    n = len(part.steps)
     if part.peak() <= capacity:
-        given = tuple(range(n))
-        there = {x: _span(part, x, n) for x in part.size}
+        given = tuple(range(len(part.steps)))
+        there = {x: [a <= t <= b for t in given] for x, a, b in part.spans()}
         order, stays, writes, traffic = ilp.read_plan(part, given, there)
         return Plan(order, tuple(Stay(*s, 0) for s in stays), writes, traffic, traffic, "fits")
     found = ilp.solve(part, capacity, seconds)
@@ -100,12 +94,6 @@ def _piece(part: Task, capacity: int, seconds: float) -> Plan:
         return found
     rest = baselines.every(part, capacity)
     return min(rest.values(), key=lambda p: p.traffic)
-
-
-def _span(part: Task, x: int, n: int) -> list[bool]:
-    touched = [*part.users[x], *([part.makers[x]] if x in part.makers else [])]
-    first = 0 if x in part.resident else min(touched)
-    return [first <= t <= max(touched) for t in range(n)]
 
 
 def _stitch(task: Task, pieces: Sequence[Task], plans: Sequence[Plan]) -> Plan:

@@ -18,7 +18,6 @@ from typing import Any
 from paredown.cost.arena import place
 from paredown.cost.highs import Row, minimise
 from paredown.cost.scratchpad.problem import Plan, Stay, Task, buffers
-from paredown.errors import NotApplicable
 
 ROUNDS = 30
 """Times that stays without room are excluded before the search gives up."""
@@ -32,10 +31,7 @@ def solve(task: Task, capacity: int, seconds: float = 30.0) -> Plan | None:
     ``Plan.optimal`` says whether it is proven. Raises ``NotApplicable`` where an operator alone
     needs more than the pad.
     """
-    if task.least > capacity:
-        raise NotApplicable(
-            f"an operator touches {task.least:,} B, more than the scratchpad of {capacity:,} B"
-        )
+    task.demand(capacity)
     program = _Program(task, capacity)
     deadline = time.monotonic() + seconds
     bound = task.compulsory
@@ -133,7 +129,7 @@ class _Program:
 
     def _presence(self, x: int) -> None:
         task = self.task
-        touching = [*task.users[x], *([task.makers[x]] if x in task.makers else [])]
+        touching = task.touching(x)
         for t in range(self.n):
             for o in touching:
                 if (o, t) in self.S:
@@ -198,9 +194,8 @@ def read_plan(task: Task, order: tuple[int, ...], there: dict[int, list[bool]]) 
     writes: dict[int, int] = {}
     traffic = 0
     for x, cells in there.items():
-        touched = {at[o] for o in task.users[x]}
+        touched = {at[o] for o in task.touching(x)}
         made = at[task.makers[x]] if x in task.makers else -1
-        touched |= {made} if made >= 0 else set()
         runs: list[tuple[int, int]] = []
         for t, cell in enumerate(cells):
             if cell and runs and runs[-1][1] == t - 1:

@@ -13,8 +13,8 @@ from functools import cached_property
 from itertools import pairwise
 
 from paredown.cost.arena.graphs import dag
-from paredown.cost.arena.problem import Buffer
-from paredown.errors import InputError
+from paredown.cost.arena.problem import Buffer, peak_step
+from paredown.errors import InputError, NotApplicable
 from paredown.graph.graph import Graph
 
 
@@ -66,22 +66,28 @@ class Task:
         """The smallest pad that can run every operator: all that it touches."""
         return max(sum(self.size[x] for x in {*s.reads, s.makes}) for s in self.steps)
 
-    def peak(self, order: Sequence[int] | None = None) -> int:
-        """The pad with which an order needs no traffic but the compulsory one."""
-        order = range(len(self.steps)) if order is None else order
-        at = {o: t for t, o in enumerate(order)}
-        change = [0] * (len(self.steps) + 1)
-        for x in self.size:
-            touched = [at[o] for o in self.users[x]]
-            touched += [at[self.makers[x]]] if x in self.makers else []
-            if touched:
-                change[0 if x in self.resident else min(touched)] += self.size[x]
-                change[max(touched) + 1] -= self.size[x]
-        live = most = 0
-        for c in change:
-            live += c
-            most = max(most, live)
-        return most
+    def touching(self, x: int) -> list[int]:
+        """The operators that read a tensor or make it."""
+        return [*self.users[x], *([self.makers[x]] if x in self.makers else [])]
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """``(tensor, first, last)`` step that it is needed at in the given order."""
+        return [
+            (x, 0 if x in self.resident else min(steps), max(steps))
+            for x in self.size
+            if (steps := self.touching(x))
+        ]
+
+    def peak(self) -> int:
+        """The pad with which the given order needs no traffic but the compulsory one."""
+        return peak_step(buffers(self, self.spans()))[1]
+
+    def demand(self, capacity: int) -> None:
+        """Raises ``NotApplicable`` where an operator touches more than a pad of ``capacity``."""
+        if self.least > capacity:
+            raise NotApplicable(
+                f"an operator touches {self.least:,} B, more than the scratchpad of {capacity:,} B"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ class Stay:
 class Plan:
     """An order of operators, the stays of tensors in the pad, and after which step each is written.
 
-    ``traffic`` in bytes as the planner counted it; ``bound`` a proven lower bound of every plan.
+    ``traffic`` in bytes as the planner counted it; ``bound`` a proven lower bound of every plan (of
+    `divide`: of every plan that keeps the tensors at its cuts).
     """
 
     order: tuple[int, ...]
@@ -110,7 +117,7 @@ class Plan:
 
     @property
     def optimal(self) -> bool:
-        """Whether no plan moves fewer bytes."""
+        """Whether none of the plans that ``bound`` holds for moves fewer bytes."""
         return self.traffic == self.bound
 
 

@@ -45,13 +45,7 @@ def zoo_pair(
     made: list[Subject] = []
     for shown, row in (theirs, ours):
         x = zoo.example(row, image_size=size, batch=batch)
-        made.append((shown, zoo.create(row, **_sized(row, size)), x))
+        # Networks that are built for one size take it.
+        settings = {"image_size": size} if zoo.variant(row).fixed_size else {}
+        made.append((shown, zoo.create(row, **settings), x))
     return made
-
-
-def _sized(row: str, size: int) -> dict[str, int]:
-    """The setting of networks that are built for one image size."""
-    if size == zoo.variant(row).image_size:
-        return {}
-    fixed = ("vit", "deit", "convit", "moat", "lsnet", "svt", "mixer", "ninformer", "swin")
-    return {"image_size": size} if row.startswith(fixed) else {}

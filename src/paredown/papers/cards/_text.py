@@ -22,7 +22,16 @@ Domain = Literal["reference", "source"]
 
 CONTEXT = 64
 VOCABULARY = 256
-MODULES = ("argparse", "asyncio.base_events", "decimal", "inspect", "pathlib", "tarfile", "typing")
+MODULES = (
+    "argparse",
+    "asyncio.base_events",
+    "decimal",
+    "inspect",
+    "pathlib",
+    "tarfile",
+    "typing",
+    "_pydecimal",
+)
 
 
 @cache
@@ -32,8 +41,7 @@ def text(domain: Domain) -> Tensor:
         topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
         whole = "\n".join(topics[k] for k in sorted(topics))
     else:
-        modules = [*MODULES, "_pydecimal"]
-        whole = "\n".join(inspect.getsource(importlib.import_module(m)) for m in modules)
+        whole = "\n".join(inspect.getsource(importlib.import_module(m)) for m in MODULES)
     return torch.tensor(list(whole.encode()), dtype=torch.int64)
 
 

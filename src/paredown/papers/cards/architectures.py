@@ -82,9 +82,9 @@ class ArchitectureCard(Card):
         checks: list[Check] = []
         if not self.rows:
             return checks
-        kept = {r.name: r for r in zoo.rows()}
-        found = {n: (kept[n].params, kept[n].macs) for n in self.rows}
-        published = {n: (kept[n].paper_params, kept[n].paper_macs) for n in self.rows}
+        kept = [zoo.row(n) for n in self.rows]
+        found = {r.name: (r.params, r.macs) for r in kept}
+        published = {r.name: (r.paper_params, r.paper_macs) for r in kept}
         for at, (kind, most) in enumerate(zip(("params", "MACs"), self.errors, strict=True)):
             if most is None:
                 continue

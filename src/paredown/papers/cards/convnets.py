@@ -11,23 +11,8 @@ from torch import nn
 
 from paredown import zoo
 from paredown.nn.conv import ConvNormAct, classifier, he_init
-from paredown.papers.cards._nets import (
-    IMAGE,
-    SCANS,
-    apart,
-    images,
-    opened,
-    scans,
-)
-from paredown.papers.cards._parts import (
-    Exact,
-    Subject,
-    Timing,
-    Trained,
-    Work,
-    better,
-    learns,
-)
+from paredown.papers.cards._nets import IMAGE, SCANS, apart, images, opened, scans
+from paredown.papers.cards._parts import Exact, Subject, Timing, Trained, Work, better, learns
 from paredown.papers.cards._subjects import zoo_pair
 from paredown.papers.cards.architectures import ArchitectureCard
 from paredown.zoo.convnext import ConvNeXt

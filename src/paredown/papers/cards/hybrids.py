@@ -11,24 +11,8 @@ from paredown.nn.conv import ConvNormAct
 from paredown.nn.mlp import Mlp
 from paredown.nn.norm import replace_norms
 from paredown.nn.transformer import SelfAttention
-from paredown.papers.cards._nets import (
-    IMAGE,
-    SCANS,
-    apart,
-    images,
-    lively,
-    merged_apart,
-    scans,
-)
-from paredown.papers.cards._parts import (
-    Exact,
-    Subject,
-    Timing,
-    Trained,
-    Work,
-    better,
-    learns,
-)
+from paredown.papers.cards._nets import IMAGE, SCANS, apart, images, lively, merged_apart, scans
+from paredown.papers.cards._parts import Exact, Subject, Timing, Trained, Work, better, learns
 from paredown.papers.cards._subjects import zoo_pair
 from paredown.papers.cards.architectures import ArchitectureCard
 from paredown.zoo.ffnet import FFNet, TokenMixer

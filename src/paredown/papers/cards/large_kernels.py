@@ -17,14 +17,7 @@ from paredown.papers.cards._nets import (
     opened,
     scans,
 )
-from paredown.papers.cards._parts import (
-    Exact,
-    Timing,
-    Trained,
-    Work,
-    better,
-    learns,
-)
+from paredown.papers.cards._parts import Exact, Timing, Trained, Work, better, learns
 from paredown.papers.cards._subjects import zoo_pair
 from paredown.papers.cards.architectures import ArchitectureCard
 from paredown.zoo._contmix import ContMix
@@ -136,10 +129,10 @@ def small_overlock(name: str) -> nn.Module:
     """One block a stage: whole, without its overview, or with static kernels."""
     model = OverLoCK(PLAN, 10, 1, kernels=(7, 7, 7, 7), ratio=2, features=64, auxiliary=False)
     if name == "no overview":
-        model.to_context = Unseen(model.to_context)  # type: ignore[assignment]
+        model.set_submodule("to_context", Unseen(model.to_context))
     if name == "static kernels":
         for block in [m for m in model.modules() if isinstance(m, FocusBlock)]:
-            block.mixer = StaticMix(block.mixer, block.parts[0])  # type: ignore[assignment]
+            block.set_submodule("mixer", StaticMix(block.mixer, block.parts[0]))
     return model
 
 

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from math import gcd
 from typing import Any, ClassVar
 
+import torch
+
 from paredown import zoo
 from paredown.cost.scratchpad import Plan, Step, Task, baselines, divide, ilp, replay, task_of
 from paredown.cost.scratchpad.exhaustive import least_traffic
+from paredown.errors import InputError
 from paredown.figure import Figure, counted, measured
 from paredown.graph.capture import capture
 from paredown.papers.card import Card, Check, Experiment, Progress, Scale, mean_and_power
@@ -142,13 +145,10 @@ class CosmaCard(Card):
 
     def tasks(self, scale: Scale) -> Iterator[tuple[str, Task]]:
         """Networks whose peak exceeds their largest operator, and random wirings."""
-        import torch
-
         for name in NETWORKS[scale]:
             with torch.device("meta"):
                 model = zoo.create(name).eval()
-            shape = next(r.input for r in zoo.rows() if r.name == name)
-            yield name, task_of(capture(Workload(model, (torch.zeros(1, *shape),))))
+            yield name, task_of(capture(Workload(model, zoo.example(name))))
         for seed in range(16 if scale == "quick" else 40):
             yield f"randomly wired #{seed}", wired(seed, 9 if scale == "quick" else 13)
 
@@ -194,8 +194,6 @@ class CosmaCard(Card):
 
 def broken(task: Task, plans: Sequence[Plan], capacity: int) -> int:
     """Plans that the replay refuses or counts otherwise."""
-    from paredown.errors import InputError
-
     wrong = 0
     for plan in plans:
         try:

@@ -14,15 +14,7 @@ from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.nn import InvertedResidual
 from paredown.nn.conv import ConvNormAct, relu
-from paredown.papers.card import (
-    Card,
-    Check,
-    Experiment,
-    Progress,
-    Scale,
-    half_width,
-    mean_figure,
-)
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale, half_width, mean_figure
 from paredown.papers.cards import _qat, _task
 from paredown.papers.timing import side_by_side
 from paredown.runtime import backend

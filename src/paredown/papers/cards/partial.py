@@ -10,23 +10,8 @@ from paredown.nn.act import gelu
 from paredown.nn.dynamic import dynamic_depthwise
 from paredown.nn.norm import replace_norms
 from paredown.nn.partial import PartialConv
-from paredown.papers.cards._nets import (
-    IMAGE,
-    SCANS,
-    apart,
-    images,
-    merged_apart,
-    scans,
-)
-from paredown.papers.cards._parts import (
-    Exact,
-    Subject,
-    Timing,
-    Trained,
-    Work,
-    better,
-    learns,
-)
+from paredown.papers.cards._nets import IMAGE, SCANS, apart, images, merged_apart, scans
+from paredown.papers.cards._parts import Exact, Subject, Timing, Trained, Work, better, learns
 from paredown.papers.cards._subjects import zoo_pair
 from paredown.papers.cards.architectures import ArchitectureCard
 from paredown.papers.cards.networks import graph_of

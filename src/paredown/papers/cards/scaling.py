@@ -11,15 +11,7 @@ from torch import nn
 
 from paredown.figure import Figure, counted, measured
 from paredown.nn import ConvNormAct
-from paredown.papers.card import (
-    Card,
-    Check,
-    Experiment,
-    Progress,
-    Scale,
-    half_width,
-    mean_figure,
-)
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale, half_width, mean_figure
 from paredown.papers.cards import _task
 from paredown.papers.timing import Rows, side_by_side
 from paredown.search.scaling import RULES, Shape, scaled

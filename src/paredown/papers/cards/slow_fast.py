@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paredown import zoo
 from paredown.nn.conv import BasicBlock, ConvNormAct, classifier, he_init
 from paredown.nn.hyper_kernel import Magnet
 from paredown.papers.cards._nets import apart, images
@@ -87,8 +88,6 @@ def slow_and_fast(build: Build, name: str, seed: int, plan: Plan) -> dict[str, f
 
 def terminators() -> list[Subject]:
     """A ResNet-18 and the CIFAR network at 32 x 32, batch 1."""
-    from paredown import zoo
-
     x = torch.randn(1, 3, 32, 32)
     return [
         ("ResNet-18", zoo.create("resnet18", num_classes=10), (x,)),

@@ -45,19 +45,14 @@ def same_code() -> float:
     return abs(code_floats(256, patch=8, latent=4) / code_floats(256, patch=16, latent=16) - 1)
 
 
-def kept_macs(name: str) -> int:
-    """MACs of a network of the zoo."""
-    return next(r.macs for r in zoo.rows() if r.name == name)
-
-
 def closed_form() -> float:
     """MACs of S-B/16 by formula, off the graph's."""
-    return abs(counted_macs("s-b", 256) / kept_macs("vitok-s-b-16") - 1)
+    return abs(counted_macs("s-b", 256) / zoo.row("vitok-s-b-16").macs - 1)
 
 
 def work_share() -> float:
     """MACs of Stable Diffusion's convolutional auto-encoder over those of S-B/16, 256 pixels."""
-    return kept_macs("sd-vae") / kept_macs("vitok-s-b-16")
+    return zoo.row("sd-vae").macs / zoo.row("vitok-s-b-16").macs
 
 
 VAE_PAIR = (("SD-VAE", "sd-vae"), ("ViTok S-B/16", "vitok-s-b-16"))

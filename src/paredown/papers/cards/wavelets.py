@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paredown.nn.transformer import CrossAttention
 from paredown.nn.wavelet import DualTree
-from paredown.papers.cards._nets import (
-    IMAGE,
-    SCANS,
-    apart,
-    images,
-    scans,
-)
-from paredown.papers.cards._parts import (
-    Exact,
-    Subject,
-    Timing,
-    Trained,
-    Work,
-    better,
-    learns,
-)
+from paredown.papers.cards._nets import IMAGE, SCANS, apart, images, scans
+from paredown.papers.cards._parts import Exact, Subject, Timing, Trained, Work, better, learns
 from paredown.papers.cards.architectures import ArchitectureCard
 from paredown.zoo.svt import Block, Entry, GlobalAttention, Scattering
 
@@ -88,7 +76,7 @@ def shift_sensitivity() -> float:
     generator, tree = torch.Generator().manual_seed(0), DualTree()
     angle, place = (torch.rand(32, 1, 1, 1, generator=generator) for _ in range(2))
     at = torch.arange(64.0) - 32
-    line = (3.14159 * angle).cos() * at[:, None] + (3.14159 * angle).sin() * at
+    line = (math.pi * angle).cos() * at[:, None] + (math.pi * angle).sin() * at
     x = (line > 16 * (place - 0.5)).float()
     moved = torch.cat((x[..., :1], x[..., :-1]), 3)
 

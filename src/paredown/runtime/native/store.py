@@ -11,11 +11,12 @@ import torch
 
 from paredown.errors import ArtefactError
 from paredown.files import sha256
+from paredown.runtime import call_file
 from paredown.runtime.backend import Asked
 from paredown.runtime.call import Call
 from paredown.runtime.native.plan import Plan
 
-PLAN, CALL, WEIGHTS = "plan.json", "call.json", "weights.safetensors"
+PLAN, CALL, WEIGHTS = "plan.json", call_file.NAME, "weights.safetensors"
 
 
 def save(
@@ -26,8 +27,7 @@ def save(
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous().clone() for k, v in weights.items()}, folder / WEIGHTS)
-    meta = {"call": call.to_json(), "asked": {site: a.to_json() for site, a in asked.items()}}
-    (folder / CALL).write_text(json.dumps(meta), encoding="utf-8")
+    call_file.save(folder, call, asked)
     body = {
         "plan": plan.to_json(),
         "files": {name: sha256(folder / name) for name in (CALL, WEIGHTS)},
@@ -49,9 +49,8 @@ def load(folder: Path) -> tuple[Plan, dict[str, torch.Tensor], Call, dict[str, A
         for name in (CALL, WEIGHTS):
             _demand(document["files"][name] == sha256(folder / name), folder / name)
         weights = load_file(folder / WEIGHTS)
-        meta = json.loads((folder / CALL).read_text(encoding="utf-8"))
-        asked = {site: Asked(**a) for site, a in meta["asked"].items()}
-        plan, call = Plan.from_json(document["plan"]), Call.from_json(meta["call"])
+        call, asked, _ = call_file.load(folder)
+        plan = Plan.from_json(document["plan"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as e:
         raise ArtefactError(f"{folder} holds no readable native plan: {e}") from e
     return plan, weights, call, asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -29,7 +30,7 @@ ROLE = "tokens"
 
 
 @dataclass(frozen=True)
-class FewerTokens(Rewrite):
+class FewerTokens(Rewrite, ABC):
     """Blocks give tokens up between attention and feed-forward. Subclasses say which and how."""
 
     family: ClassVar[str] = "tokens"
@@ -50,13 +51,13 @@ class FewerTokens(Rewrite):
         if self.per_block < 0:
             raise InputError(f"per_block must be at least 0, got {self.per_block}")
 
+    @abstractmethod
     def most(self, patches: int) -> int:
         """The most tokens one block can give up when it has ``patches``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own_settings(self, blocks: Blocks) -> dict[str, Any]:
         """What the method's hook is told."""
-        raise NotImplementedError
 
     def idle(self) -> bool:
         """Whether nothing is left to do where no token is given up."""
