@@ -155,7 +155,7 @@ def test_a_share_is_work_over_peak_over_time(monkeypatch: pytest.MonkeyPatch) ->
     case = operators.Case("linear", lambda: None, (1,), macs=1000, layers=10)  # type: ignore[arg-type]
     monkeypatch.setattr(operators, "cases", lambda: [case])
     monkeypatch.setattr(operators, "_cost_of_a_call", lambda *_: (1e-3, 5e-3))
-    monkeypatch.setattr(operators, "_chain", lambda *_: 0.055)
+    monkeypatch.setattr(operators, "_chain", lambda *_: lambda: 0.055)
     reached = operators.measure("eager", {"float32": 1e6}, 1)
     # 55 ms less 5 ms per run and 10 x 1 ms per call leave 40 ms for 10 ms worth of work.
     assert reached.efficiency["linear/float32"] == pytest.approx(0.25)

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from paredown.errors import CandidateFailed, InputError, RecipeError
-from paredown.measure.child import GIB, Jobs, Limits, group_bytes, tell
+from paredown.measure.child import GIB, Jobs, Limits, await_turn, group_bytes, tell
 
 
 def double(x):
@@ -60,6 +61,46 @@ def test_segfault_costs_only_itself(jobs):
     assert jobs.run(double, 1) == 2
 
 
+def in_turn(seconds):
+    begun = time.monotonic()
+    time.sleep(seconds)
+    ready = time.monotonic()
+    await_turn()
+    alone = time.monotonic()
+    time.sleep(0.2)
+    return begun, ready, alone, time.monotonic()
+
+
+def test_jobs_run_side_by_side_until_they_take_turns(jobs):
+    found = jobs.run_in_turns(in_turn, [(0.1,), (0.8,), (0.4,)])
+    begun, ready, alone, ended = zip(*found, strict=True)
+    assert max(begun) < min(ready) + 0.5
+    assert min(alone) >= max(ready)
+    order = sorted(range(3), key=lambda i: alone[i])
+    assert all(alone[b] >= ended[a] for a, b in pairwise(order))
+
+
+def fail_early(how):
+    if how == "crash":
+        segfault()
+    if how == "raise":
+        typed()
+    await_turn()
+    return how
+
+
+def test_a_job_that_ends_before_its_turn_keeps_nobody_waiting(jobs):
+    crashed, raised, done = jobs.run_in_turns(fail_early, [("crash",), ("raise",), ("no",)])
+    assert isinstance(crashed, CandidateFailed)
+    assert isinstance(raised, RecipeError)
+    assert done == "no"
+
+
+def test_a_turn_alone_comes_at_once(jobs):
+    assert jobs.run(fail_early, "no") == "no"
+    assert fail_early("no") == "no"
+
+
 def test_hang_is_killed_at_its_limit(jobs):
     start = time.monotonic()
     with pytest.raises(CandidateFailed, match="hung"):
@@ -93,7 +134,7 @@ def test_group_bytes_counts_this_process():
 
 PARENT = """
 import sys, time
-from paredown.measure.child import Jobs
+from paredown.measure.child import await_turn, Jobs
 sys.path.insert(0, {here!r})
 import sleeper
 if __name__ == "__main__":
@@ -102,6 +143,7 @@ if __name__ == "__main__":
 
 SLEEPER = """
 import os, time
+from itertools import pairwise
 from pathlib import Path
 def note_and_sleep(note):
     Path(note).write_text(str(os.getpid()))

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from paredown import files, kernels
 from paredown.device.device import Device, Level
 from paredown.device.files import problems
-from paredown.errors import CandidateFailed
+from paredown.errors import ParedownError
 from paredown.measure import fingerprint as machine
 from paredown.measure import levels
 from paredown.result import Fingerprint
@@ -282,20 +282,16 @@ def _backends(
     efficiency: dict[str, float] = {}
     overhead: dict[str, float] = {}
     notes: dict[str, str] = {}
-    jobs = Jobs()
-    for name in BACKENDS:
-        say(f"{name}: starting")
-        try:
-            got: operators.Reached = jobs.run(
-                operators.measure,
-                name,
-                peaks,
-                threads,
-                limits=Limits.default(seconds=90),
-                on_message=_teller(say),
-            )
-        except CandidateFailed as e:
-            notes[f"efficiency/{name}"] = f"not measured: {e}"
+    say("starting the backends")
+    found = Jobs().run_in_turns(
+        operators.measure,
+        [(name, peaks, threads) for name in BACKENDS],
+        Limits.default(seconds=180),
+        _teller(say),
+    )
+    for name, got in zip(BACKENDS, found, strict=True):
+        if isinstance(got, ParedownError):
+            notes[f"efficiency/{name}"] = f"not measured: {got}"
             continue
         efficiency |= {f"{name}/{kind}": share for kind, share in got.efficiency.items()}
         if got.overhead_s is not None:

@@ -91,7 +91,47 @@ class Jobs:
         Raises the child's own ``ParedownError`` again, and ``CandidateFailed`` for anything else: a
         crash, a hang, memory beyond the limit, an exception of the user's code.
         """
-        limits = limits or Limits.default()
+        running = self._start(function, args, limits or Limits.default(), on_message)
+        try:
+            while not running.ended(POLL_S):
+                if running.waits:
+                    running.go()
+            return running.result()
+        finally:
+            running.kill()
+
+    def run_in_turns(
+        self,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        limits: Limits | None = None,
+        on_message: Callable[[Any], None] | None = None,
+    ) -> list[Any]:
+        """``function(*args)`` of every call at the same time, until each comes to `await_turn`.
+
+        From there one at a time. What `run` would raise takes the place of a result.
+        """
+        running: list[_Running] = []
+        try:
+            for args in calls:
+                running.append(self._start(function, args, limits or Limits.default(), on_message))
+            left = list(running)
+            while left:
+                left = [r for r in left if not r.ended(POLL_S / len(left))]
+                if left and all(r.waits for r in left):
+                    left[0].go()
+            return [r.outcome for r in running]
+        finally:
+            for one in running:
+                one.kill()
+
+    def _start(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        limits: Limits,
+        on_message: Callable[[Any], None] | None,
+    ) -> _Running:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_child, args=(theirs, function, args))
         try:
@@ -104,45 +144,79 @@ class Jobs:
                 raise InputError(_unimportable(e)) from None
             raise
         theirs.close()
-        try:
-            return self._wait(process, ours, limits, on_message)
-        finally:
-            _kill(process)
-            ours.close()
+        return _Running(process, ours, limits, on_message)
 
     def _ready(self) -> None:
         start_server()
 
-    def _wait(
+
+class _Running:
+    """A job that was started; ``waits`` while it stands at `await_turn`."""
+
+    def __init__(
         self,
         process: BaseProcess,
         pipe: Connection,
         limits: Limits,
         on_message: Callable[[Any], None] | None,
-    ) -> Any:
-        start = time.monotonic()
-        while True:
-            if pipe.poll(POLL_S):
-                try:
-                    tag, body = pipe.recv()
-                except EOFError:
-                    process.join(5)
-                    raise CandidateFailed(_death(process.exitcode)) from None
-                if tag == "tell":
-                    if on_message is not None:
-                        on_message(body)
-                    continue
-                if tag == "failed":
-                    raise _again(body)
-                return body
-            if time.monotonic() - start > limits.seconds:
-                raise CandidateFailed(f"hung: no result within its limit of {limits.seconds:.0f} s")
-            used = group_bytes(process.pid or 0)
-            if used > limits.memory_bytes:
-                raise CandidateFailed(
-                    f"out of memory: held {used / GIB:.2f} GiB, its limit is "
-                    f"{limits.memory_bytes / GIB:.2f} GiB"
-                )
+    ) -> None:
+        self.process, self.pipe, self.limits = process, pipe, limits
+        self.on_message, self.start = on_message, time.monotonic()
+        self.waits = False
+        self.outcome: Any = None
+
+    def ended(self, seconds: float) -> bool:
+        """Look for messages for that long; whether ``outcome`` is there, a value or an error."""
+        try:
+            if self.pipe.poll(seconds):
+                return self._received(*self.pipe.recv())
+        except EOFError:
+            self.process.join(5)
+            self.outcome = CandidateFailed(_death(self.process.exitcode))
+            return True
+        why = self._beyond()
+        if why is not None:
+            self.outcome = CandidateFailed(why)
+        return why is not None
+
+    def _received(self, tag: str, body: Any) -> bool:
+        if tag == "tell":
+            if self.on_message is not None:
+                self.on_message(body)
+            return False
+        if tag == "turn":
+            self.waits = True
+            return False
+        self.outcome = _again(body) if tag == "failed" else body
+        return True
+
+    def _beyond(self) -> str | None:
+        if time.monotonic() - self.start > self.limits.seconds:
+            return f"hung: no result within its limit of {self.limits.seconds:.0f} s"
+        used = group_bytes(self.process.pid or 0)
+        if used <= self.limits.memory_bytes:
+            return None
+        return (
+            f"out of memory: held {used / GIB:.2f} GiB, its limit is "
+            f"{self.limits.memory_bytes / GIB:.2f} GiB"
+        )
+
+    def go(self) -> None:
+        """Let it pass `await_turn`."""
+        self.waits = False
+        with contextlib.suppress(BrokenPipeError):  # it died: `ended` finds out
+            self.pipe.send("go")
+
+    def result(self) -> Any:
+        """What came out; raises what it is where that is an error."""
+        if isinstance(self.outcome, ParedownError):
+            raise self.outcome
+        return self.outcome
+
+    def kill(self) -> None:
+        """End its process group, if it still runs."""
+        _kill(self.process)
+        self.pipe.close()
 
 
 def start_server() -> None:
@@ -166,6 +240,13 @@ def tell(message: Any) -> None:
     """From inside a job: send a message to the parent (nothing happens outside a job)."""
     if _channel is not None:
         _channel.send(("tell", message))
+
+
+def await_turn() -> None:
+    """From inside a job: wait until the others beside it (`Jobs.run_in_turns`) wait or ended."""
+    if _channel is not None:
+        _channel.send(("turn", None))
+        _channel.recv()
 
 
 def _child(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

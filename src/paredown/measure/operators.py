@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paredown.errors import ParedownError
-from paredown.measure.child import tell
+from paredown.measure.child import await_turn, tell
 from paredown.measure.fingerprint import best_time
 from paredown.runtime import backend as backend_named
 from paredown.runtime.quantized import QuantConv, QuantLinear
@@ -30,8 +30,9 @@ DEFAULT_LACKS = {"int8"}
 LACKS: dict[str, set[str]] = {"openvino": set(), "onnxruntime": {"bfloat16"}}
 """What a backend has no kernels for on a CPU: not timed, and not listed as a failure either."""
 SECONDS = 0.08
-TINY, FEW, MANY = 16, 8, 40
-"""Width of a tiny layer, and layers in the two chains whose difference is the cost of a call."""
+FEW, MANY = 8, 40
+"""Layers in the two chains of tiny ones whose difference is the cost of a call."""
+Timed = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ def _linear(width: int, tokens: int) -> Case:
     return Case("linear", partial(nn.Linear, width, width), (1, tokens, width), tokens * width**2)
 
 
+TINY = Case("linear", partial(nn.Linear, 16, 16), (1, 16), 256)
+
+
 def cases() -> list[Case]:
     """The layers that are timed: shapes of small image classifiers and transformers, batch 1."""
     attention = (1, 6, 196, 64)
@@ -102,7 +106,8 @@ def cases() -> list[Case]:
 def measure(name: str, peaks: Mapping[str, float], threads: int) -> Reached:
     """Time every case and the cost of a call on one backend; run in a process of its own.
 
-    ``peaks`` is MAC/s by dtype. A case that the backend refuses is named in ``failed``.
+    ``peaks`` is MAC/s by dtype. A case that the backend refuses is named in ``failed``. Chains are
+    lowered beside those of other backends, and timed alone (`Jobs.run_in_turns`).
     """
     torch.manual_seed(0)
     reached = Reached()
@@ -110,21 +115,32 @@ def measure(name: str, peaks: Mapping[str, float], threads: int) -> Reached:
     if why is not None:
         reached.failed[""] = why
         return reached
-    try:
-        reached.overhead_s, reached.run_s = _cost_of_a_call(name, threads)
-    except ParedownError as e:
-        reached.failed["overhead"] = str(e)
+    plan = [(dtype, case, case.layers) for dtype, case in _plan(name, peaks)]
+    plan += [("float32", TINY, FEW), ("float32", TINY, MANY)]
+    chains: list[Timed | ParedownError] = []
+    for i, (dtype, case, layers) in enumerate(plan):
+        tell(f"{name}: compiling layers, {i + 1} of {len(plan)}")
+        try:
+            chains.append(_chain(name, case, layers, dtype, threads))
+        except ParedownError as e:
+            chains.append(e)
+    await_turn()
+    *chains, few, many = chains
+    if isinstance(few, ParedownError) or isinstance(many, ParedownError):
+        reached.failed["overhead"] = str(few if isinstance(few, ParedownError) else many)
+    else:
+        tell(f"{name}: cost of a call")
+        reached.overhead_s, reached.run_s = _cost_of_a_call(few(), many())
     shares: dict[str, list[float]] = {}
-    for dtype, case in _plan(name, peaks):
+    for (dtype, case, layers), chain in zip(plan, chains, strict=False):
         tell(f"{name}: {case.kind} {dtype}")
         key = f"{case.kind}/{dtype}"
-        try:
-            seconds = _chain(name, case, case.layers, dtype, threads)
-        except ParedownError as e:
-            reached.failed[key] = str(e)
+        if isinstance(chain, ParedownError):
+            reached.failed[key] = str(chain)
             continue
-        spent = seconds - (reached.run_s or 0.0) - case.layers * (reached.overhead_s or 0.0)
-        ideal = case.layers * case.macs / peaks[dtype]
+        seconds = chain()
+        spent = seconds - (reached.run_s or 0.0) - layers * (reached.overhead_s or 0.0)
+        ideal = layers * case.macs / peaks[dtype]
         # Overheads taken from tiny layers may exceed those of a fast large one: then they overlap.
         shares.setdefault(key, []).append(min(ideal / max(spent, seconds / 2), 1.0))
     reached.efficiency = {
@@ -142,18 +158,14 @@ def _plan(name: str, peaks: Mapping[str, float]) -> Iterator[tuple[str, Case]]:
                 yield dtype, case
 
 
-def _cost_of_a_call(name: str, threads: int) -> tuple[float, float]:
+def _cost_of_a_call(few: float, many: float) -> tuple[float, float]:
     """Seconds per operator call, and per run beside them, from two chains of tiny layers."""
-    tell(f"{name}: cost of a call")
-    tiny = Case("linear", partial(nn.Linear, TINY, TINY), (1, TINY), TINY * TINY)
-    few = _chain(name, tiny, FEW, "float32", threads)
-    many = _chain(name, tiny, MANY, "float32", threads)
     per_call = max((many - few) / (MANY - FEW), 0.0)
     return per_call, max(few - FEW * per_call, 0.0)
 
 
-def _chain(name: str, case: Case, layers: int, dtype: str, threads: int) -> float:
-    """Fastest run in s of a chain compiled by a backend."""
+def _chain(name: str, case: Case, layers: int, dtype: str, threads: int) -> Timed:
+    """A chain compiled by a backend; calling it gives its fastest run in s."""
     parts = [case.make() for _ in range(layers)]
     if dtype == "int8":
         parts = [_integers(p) for p in parts]
@@ -164,7 +176,7 @@ def _chain(name: str, case: Case, layers: int, dtype: str, threads: int) -> floa
     workload = Workload(model=model.requires_grad_(False), inputs=(x,), name=f"{case.kind} chain")
     run = backend_named(name).lower(workload, threads=threads)
     run(x)
-    return best_time(lambda: run(x), SECONDS)
+    return lambda: best_time(lambda: run(x), SECONDS)
 
 
 def _integers(layer: nn.Module) -> nn.Module:
