@@ -27,6 +27,7 @@ void pool_row(const Pooling& p, int64_t unit) {
     const int64_t image = unit / v.out_h, oy = unit % v.out_h;
     const auto* in = static_cast<const char*>(v.in);
     const bool quantised_in = is_quantised(T);
+    const Late activate_late(v.ep.act);
     // Sums of stored numbers; zero point and scale come off once, at the end.
     for (int64_t ox = 0; ox < v.out_w; ++ox)
         for (int64_t c = 0; c < v.c; c += kLanes) {
@@ -53,7 +54,7 @@ void pool_row(const Pooling& p, int64_t unit) {
                                 (Max ? 1 : static_cast<float>(p.count_padding ? v.kh * v.kw : most(inside, 1)));
             const float shift = Max ? zero_point : zero_point * static_cast<float>(inside);
             for (int i = 0; i < lanes.vectors; ++i) {
-                const F out = activate_any((acc[i] - set(shift)) * set(scale), v.ep.act);
+                const F out = activate_late((acc[i] - set(shift)) * set(scale));
                 store_value(v.out, v.ep.out_type, (unit * v.out_w + ox) * v.out_stride + c + i * W, out,
                             lanes.n[i], 1 / v.ep.out_scale, v.ep.out_zero);
             }
