@@ -17,6 +17,7 @@ from paredown.nn.ghost import GhostModule
 from paredown.nn.group import group_conv, regroup
 from paredown.nn.hourglass import HourglassMlp, ResidualMlpBlock
 from paredown.nn.inverted import InvertedResidual, SlicedInvertedResidual
+from paredown.nn.latent_attention import LatentAttention
 from paredown.nn.linear_attention import LinearAttention, SimplifiedLinearAttention
 from paredown.nn.mlp import ConvMlp, GatedMlp, Mlp
 from paredown.nn.norm import GlobalResponseNorm, LayerNorm2d, LayerScale
@@ -59,6 +60,7 @@ __all__ = [
     "GlobalResponseNorm",
     "HourglassMlp",
     "InvertedResidual",
+    "LatentAttention",
     "LayerNorm2d",
     "LayerScale",
     "LinearAttention",

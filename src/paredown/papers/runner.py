@@ -56,6 +56,7 @@ CARDS = {
     "leyolo": "detection:LeYOLOCard",
     "vitok": "tokenizers:ViTokCard",
     "cosma": "memory:CosmaCard",
+    "deepseek-v3-hw": "nodes:DeepSeekHardwareCard",
 }
 
 
