@@ -66,7 +66,9 @@ class GhostNetV2Card(ArchitectureCard):
     exact = (Exact("row then column, off the rank-1 kernel", rank_one),)
     work = (Work("V2", "V1", 1.02),)
     timings = (Timing(ghosts, (224,), "V2", "V1", 1.25, per_mac=True),)
-    trained = Trained(scans, small_ghost, images(1, 1, IMAGE, IMAGE), SCANS)
+    trained = Trained(
+        scans, small_ghost, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 4, "full": 10}
+    )
     learnt = (learns("V2", 0.75), better("V2", "V1"))
 
 
@@ -106,7 +108,9 @@ class InceptionNeXtCard(ArchitectureCard):
             zoo_pair, (*NEXT_PAIR, 128, 4), "InceptionNeXt-T", "ConvNeXt-T", 1 / 1.3, train=True
         ),
     )
-    trained = Trained(scans, small_next, images(1, 1, IMAGE, IMAGE), SCANS)
+    trained = Trained(
+        scans, small_next, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 3, "full": 10}
+    )
     learnt = (learns("InceptionNeXt", 0.75), better("InceptionNeXt", "ConvNeXt", -0.005))
 
 

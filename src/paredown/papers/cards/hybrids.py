@@ -71,7 +71,7 @@ class MetaMixerCard(ArchitectureCard):
         Timing(mixers, (16,), "FFN-ified", "attention", 1.0),
     )
     trained = Trained(
-        scans, small_meta, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 4, "full": 10}
+        scans, small_meta, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 3, "full": 10}
     )
     learnt = (
         learns("FFN-ified", 0.75),
@@ -174,7 +174,7 @@ class MOATCard(ArchitectureCard):
     work = (Work("MOAT", "attention, MLP", 1.02, of="params"),)
     timings = (Timing(zoo_pair, (*MOAT_PAIR, 224), "MOAT-0", "ConvNeXt-T", 1.0, per_mac=True),)
     trained = Trained(
-        scans, small_moat, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 4, "full": 10}
+        scans, small_moat, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 3, "full": 10}
     )
     learnt = (
         learns("MOAT", 0.75),

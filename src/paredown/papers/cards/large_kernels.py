@@ -85,7 +85,7 @@ class UniRepLKNetCard(ArchitectureCard):
     work = (Work("13x13", "3x3 deeper", 1.0),)
     timings = (Timing(zoo_pair, (*LARK_PAIR, 224), "UniRepLKNet-T", "ViT-S", 1.0),)
     trained = Trained(
-        scans, small_lark, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 4, "full": 10}
+        scans, small_lark, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 3, "full": 10}
     )
     learnt = (
         learns("13x13", 0.75),
