@@ -57,6 +57,7 @@ CARDS = {
     "vitok": "tokenizers:ViTokCard",
     "cosma": "memory:CosmaCard",
     "deepseek-v3-hw": "nodes:DeepSeekHardwareCard",
+    "sn40l": "three_tiers:SN40LCard",
 }
 
 
