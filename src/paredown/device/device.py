@@ -79,6 +79,8 @@ class Device(BaseModel):
     overhead_s: dict[str, float]
     energy_j_per_mac: dict[str, float] = {}
     idle_w: float | None = None
+    price_usd: float | None = None
+    """What it costs to buy: for comparing machines, not for a bill."""
     links: tuple[Link, ...] = ()
     sources: dict[str, str] = {}
     isa: tuple[str, ...] = ()

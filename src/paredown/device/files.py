@@ -136,6 +136,8 @@ def _rates(device: Device) -> Iterator[tuple[Keys, str]]:
             yield ("overhead_s", backend), f"must not be negative, got {seconds}"
     if device.idle_w is not None and not device.idle_w >= 0:
         yield ("idle_w",), f"must not be negative, got {device.idle_w}"
+    if device.price_usd is not None and not _positive(device.price_usd):
+        yield ("price_usd",), f"must be above 0, got {device.price_usd}"
     for key, share in device.efficiency.items():
         if not 0 < share <= 1:
             yield ("efficiency", key), f"a share lies in (0, 1], got {share}"

@@ -58,6 +58,9 @@ CARDS = {
     "cosma": "memory:CosmaCard",
     "deepseek-v3-hw": "nodes:DeepSeekHardwareCard",
     "sn40l": "three_tiers:SN40LCard",
+    "deepspeed-inference": "serving:DeepSpeedCard",
+    "attention-offload": "offloading:AttentionOffloadCard",
+    "draco": "arrays:DracoCard",
 }
 
 
