@@ -56,7 +56,7 @@ def fields(given: dict[str, Any]) -> dict[str, Any]:
 
 def pack(isa: str, kind: str, weights: torch.Tensor, shape: dict[str, Any]) -> torch.Tensor:
     """Packed weights at an address that is a multiple of 64, in a byte tensor."""
-    size = native.kernel_packed_size(isa, kind, fields(shape))
+    size = native.kernel_packed_size(isa, kind, fields(shape), weights.data_ptr())
     whole = torch.full((size + 64,), 255, dtype=torch.uint8)
     start = -whole.data_ptr() % 64
     native.kernel_pack(isa, kind, fields(shape), weights.data_ptr(), 0, whole.data_ptr() + start)

@@ -42,6 +42,7 @@ std::unique_ptr<Step> make(const Entry<Args>& entry, Fields& fields, const std::
 
 std::unique_ptr<Step> make(const Kernels& k, const std::string& op, Fields& fields) {
     if (op == "gemm") return make(k.gemm, fields, op);
+    if (op == "sparse") return make(k.sparse, fields, op);
     if (op == "conv") return make(k.conv, fields, op);
     if (op == "depthwise") return make(k.depthwise, fields, op);
     if (op == "expand_depthwise") return make(k.expand_depthwise, fields, op);
@@ -96,6 +97,13 @@ int64_t Engine::constant(const void* data, size_t bytes) {
 }
 
 int64_t Engine::weights(const std::string& kind, const Weights& shape, const void* data) {
+    if (SparseForm form; sparse_form(kind, form)) {
+        if (shape.kh * shape.kw * shape.groups != 1) throw std::invalid_argument("sparse weights are matrices");
+        Block block(kernels_->packed_sparse_size(shape, form, data));
+        kernels_->pack_sparse(shape, form, data, block.data());
+        constants_.push_back(std::move(block));
+        return int64_t(constants_.size()) - 1;
+    }
     const bool depthwise = kind == "depthwise";
     Block block(depthwise ? kernels_->packed_depthwise_size(shape) : kernels_->packed_size(shape));
     (depthwise ? kernels_->pack_depthwise : kernels_->pack)(shape, data, block.data());

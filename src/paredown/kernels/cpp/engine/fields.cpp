@@ -27,6 +27,17 @@ Fields Fields::taken(const std::string& prefix) {
     return out;
 }
 
+bool sparse_form(const std::string& kind, SparseForm& form) {
+    static const std::map<std::string, SparseForm> known = {{"sparse_single", SparseForm::single},
+                                                            {"sparse_quads", SparseForm::quads},
+                                                            {"sparse_lanes", SparseForm::lanes},
+                                                            {"sparse_tiles", SparseForm::tiles}};
+    const auto at = known.find(kind);
+    if (at == known.end()) return false;
+    form = at->second;
+    return true;
+}
+
 #define FIELD(name) f.get(#name, a.name)
 
 void read(Fields& f, Epilogue& a) {

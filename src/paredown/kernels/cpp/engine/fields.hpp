@@ -98,6 +98,9 @@ private:
     }
 };
 
+// Whether a kind of weights is sparse_single, sparse_quads, sparse_lanes or sparse_tiles, and which.
+bool sparse_form(const std::string& kind, SparseForm& form);
+
 // The fields of each argument struct, by the names of kernels.hpp.
 void read(Fields& f, Epilogue& a);
 void read(Fields& f, Gemm& a);

@@ -234,6 +234,11 @@ struct ExpandDepthwise {
     Conv depthwise;
 };
 
+// How sparse weights of a matrix are held: lists of the inputs of one output, or of four outputs that share
+// theirs (floats only); blocks of 16 outputs by four bytes of k; blocks of 16 outputs by 64 bytes of k (AMX).
+// A level packs a form that it has no kernel for as lanes.
+enum class SparseForm : int32_t { single, quads, lanes, tiles };
+
 template <typename Args>
 struct Entry {
     int64_t (*units)(const Args&) = nullptr;                                   // how much work
@@ -255,7 +260,12 @@ struct Kernels {
     size_t (*packed_matvec_size)(const Matvec&) = nullptr;
     void (*pack_matvec)(const Matvec&, const int8_t* q, const float* scales, void* to) = nullptr;
 
+    // Sparse weights of a product (1 x 1, one group): the size depends on where their zeros lie.
+    size_t (*packed_sparse_size)(const Weights&, SparseForm, const void* from) = nullptr;
+    void (*pack_sparse)(const Weights&, SparseForm, const void* from, void* to) = nullptr;
+
     Entry<Gemm> gemm;
+    Entry<Gemm> sparse;  // `w` packed by pack_sparse
     Entry<Conv> conv, depthwise;
     Entry<Pooling> pool;
     Entry<GlobalPool> global_pool;

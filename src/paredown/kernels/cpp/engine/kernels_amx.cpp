@@ -4,66 +4,14 @@
 // done row by row between the tile products of the present one.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
-#include "kernels_product.hpp"
+#include "kernels_sparse_tiles.hpp"
 
 namespace paredown::engine {
 namespace {
 
-constexpr int kTileRows = 32;
-
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes_per_row[16] = {};
-    uint8_t rows[16] = {};
-};
-
-void configure() {
-    TileConfig config;
-    for (int tile = 0; tile < 8; ++tile) {
-        config.bytes_per_row[tile] = 64;
-        config.rows[tile] = 16;
-    }
-    _tile_loadconfig(&config);
-}
-
 int64_t tile_blocks(const Geometry& g) {
     return ceil_div((g.lines - 1) * g.pitch + g.line, kTileRows);
 }
-
-// A block whose sums wait for their epilogue, as runs of neighbouring outputs.
-struct Pending {
-    alignas(64) char sums[kTileRows * kPanel * 4];
-    struct Stretch {
-        int64_t out_row;
-        int from, count;
-    } stretches[kTileRows];
-    const Finish* finish = nullptr;
-    int stretch = 0, rows = 0;  // the present one; rows not yet done
-
-    void clear() { stretch = rows = count_ = 0; }
-    void add(int64_t out_row, int from, int count) {
-        if (count <= 0) return;
-        stretches[count_++] = {out_row, from, count};
-        rows += count;
-    }
-    void step(int count) {
-        while (count > 0 && rows > 0) {
-            Stretch& s = stretches[stretch];
-            const int now = count < s.count ? count : s.count;
-            finish->rows(*finish, sums + s.from * kSumsRow, s.out_row, now);
-            s.out_row += now;
-            s.from += now;
-            s.count -= now;
-            if (s.count == 0) ++stretch;
-            rows -= now;
-            count -= now;
-        }
-    }
-    void flush() { step(rows); }
-
-private:
-    int count_ = 0;
-};
 
 // What to bring nearer while a block is computed: the next panel's weights, a part with each block of
 // rows, to L2 (whole networks of weights live in L3 or memory).
@@ -71,16 +19,6 @@ struct Ahead {
     const char* weights = nullptr;
     int64_t lines = 0;  // of weights, with each step along k
 };
-
-enum class Kind { bf16, u8s8, s8s8 };
-
-// The builtin wants its tile numbers as literals.
-#define PAREDOWN_TILE_PRODUCT(c, a, b)                           \
-    do {                                                         \
-        if constexpr (K == Kind::bf16) _tile_dpbf16ps(c, a, b);  \
-        if constexpr (K == Kind::u8s8) _tile_dpbusd(c, a, b);    \
-        if constexpr (K == Kind::s8s8) _tile_dpbssd(c, a, b);    \
-    } while (false)
 
 // Rows 0-15 of the block (and 16-31) against columns 0-15 of the panel (and 16-31).
 template <Kind K, bool TwoRows, bool TwoColumns>
@@ -243,6 +181,8 @@ Kernels amx_kernels(const Kernels& base) {
     Expand<TileProduct<Sum::s8>>::add(t);
     using Attend = AttentionOf<TileAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};
+    SparseTiles<Sum::bf16>::add(t);
+    SparseTiles<Sum::s8>::add(t);
     return t;
 }
 

@@ -100,6 +100,7 @@ double call(const std::string& isa, const std::string& op, const nb::dict& field
     const auto one = [&](const auto& entry, auto args) { return run(entry, args, parts, threads, repeats); };
     const char* what = op.c_str();
     if (op == "gemm") return one(t.gemm, arguments<Gemm>(fields, what));
+    if (op == "sparse") return one(t.sparse, arguments<Gemm>(fields, what));
     if (op == "conv") return one(t.conv, arguments<Conv>(fields, what));
     if (op == "depthwise") return one(t.depthwise, arguments<Conv>(fields, what));
     if (op == "expand_depthwise") return one(t.expand_depthwise, arguments<ExpandDepthwise>(fields, what));
@@ -115,8 +116,10 @@ double call(const std::string& isa, const std::string& op, const nb::dict& field
     throw std::invalid_argument("no kernel " + op);
 }
 
-size_t packed_size(const std::string& isa, const std::string& kind, const nb::dict& fields) {
+size_t packed_size(const std::string& isa, const std::string& kind, const nb::dict& fields, uintptr_t from) {
     const Kernels& t = kernels(isa);
+    if (SparseForm form; sparse_form(kind, form))
+        return t.packed_sparse_size(arguments<Weights>(fields, "weights"), form, reinterpret_cast<const void*>(from));
     if (kind == "matvec") return t.packed_matvec_size(arguments<Matvec>(fields, "matvec"));
     const auto w = arguments<Weights>(fields, "weights");
     return kind == "depthwise" ? t.packed_depthwise_size(w) : t.packed_size(w);
@@ -131,6 +134,8 @@ void pack(const std::string& isa, const std::string& kind, const nb::dict& field
         return t.pack_matvec(arguments<Matvec>(fields, "matvec"), reinterpret_cast<const int8_t*>(from),
                              reinterpret_cast<const float*>(scales), into);
     const auto w = arguments<Weights>(fields, "weights");
+    if (SparseForm form; sparse_form(kind, form))
+        return t.pack_sparse(w, form, reinterpret_cast<const void*>(from), into);
     (kind == "depthwise" ? t.pack_depthwise : t.pack)(w, reinterpret_cast<const void*>(from), into);
 }
 
@@ -141,8 +146,9 @@ void bind_kernels(nb::module_& m) {
           "repeats"_a = 1,
           "Run one kernel over all its work, in `parts` pieces, last first; addresses are fields named "
           "'name*'. Returns the shortest time in seconds.");
-    m.def("kernel_packed_size", &packed_size, "isa"_a, "kind"_a, "fields"_a,
-          "Bytes of packed weights; kind is gemm, conv, depthwise or matvec.");
+    m.def("kernel_packed_size", &packed_size, "isa"_a, "kind"_a, "fields"_a, "source"_a = 0,
+          "Bytes of packed weights; kind is gemm, conv, depthwise, matvec or one of sparse_single, sparse_quads, "
+          "sparse_lanes and sparse_tiles, whose size depends on the weights at `source`.");
     m.def("kernel_pack", &pack, "isa"_a, "kind"_a, "fields"_a, "source"_a, "scales"_a, "to"_a,
           "Pack weights; addresses as integers, `scales` 0 except for matvec.");
 }

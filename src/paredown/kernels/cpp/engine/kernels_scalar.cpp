@@ -182,6 +182,7 @@ Kernels scalar_kernels() {
     t.matvec = {matvec_units, no_scratch<Matvec>, matvec};
     t.attention = {attention_units, attention_scratch, attention};
     add_scalar_rows(t);
+    add_scalar_sparse(t);
     return t;
 }
 
