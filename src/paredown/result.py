@@ -34,7 +34,16 @@ from paredown.documents.paring import (
     Trial,
     Verdict,
 )
-from paredown.documents.plans import MemoryPlanDoc, NativePlanDoc, NativeStep, PlacedBuffer
+from paredown.documents.plans import (
+    MemoryPlanDoc,
+    NativePlanDoc,
+    NativeStep,
+    PlacedBuffer,
+    ServingLink,
+    ServingPlanDoc,
+    ServingPool,
+    ServingSplit,
+)
 from paredown.documents.profile import (
     MemoryPoint,
     ModuleRow,
@@ -73,6 +82,10 @@ __all__ = [
     "PricedShare",
     "ProfileDoc",
     "Record",
+    "ServingLink",
+    "ServingPlanDoc",
+    "ServingPool",
+    "ServingSplit",
     "ShowDoc",
     "Side",
     "SiteReport",

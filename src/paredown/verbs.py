@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from paredown.errors import InputError
 from paredown.result import DownDoc, ProfileDoc, ShowDoc
 from paredown.verbs_lists import calibrate, device, doctor, papers, reproduce, techniques, zoo
-from paredown.verbs_plan import plan_memory, plan_native
+from paredown.verbs_plan import plan_memory, plan_native, plan_serving
 from paredown.verbs_timing import bench, compare
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "papers",
     "plan_memory",
     "plan_native",
+    "plan_serving",
     "profile",
     "reproduce",
     "show",

@@ -1,4 +1,4 @@
-"""The verbs that plan: `plan native` (the engine's steps) and `plan memory` (places in an arena).
+"""The verbs that plan: the native engine's steps, places in an arena, serving a language model.
 
 Nothing heavy is imported until a verb needs it, so that the lists come without torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from paredown.errors import InputError
-from paredown.result import MemoryPlanDoc, NativePlanDoc
+from paredown.result import MemoryPlanDoc, NativePlanDoc, ServingPlanDoc
 
 if TYPE_CHECKING:
     from paredown.report.progress import Progress
@@ -88,3 +88,27 @@ def plan_memory(
     if progress is not None:
         progress.note(summary(doc))
     return doc
+
+
+def plan_serving(
+    model: str,
+    *,
+    device: str = "dgx-h100",
+    batch: int = 1,
+    context: int = 4096,
+    attention_device: str | None = None,
+) -> ServingPlanDoc:
+    """How a language model would be served on a device, by formula (`cost.serving`).
+
+    ``model`` is one of its catalogue, a TOML file, or a Hugging Face folder or ``config.json``; no
+    weights are read. Raises ``UnknownName``, ``InputError`` for a file that does not say enough,
+    ``NotApplicable`` for a device that cannot hold a language model.
+    """
+    from paredown import device as devices
+    from paredown.cost.serving import load
+    from paredown.cost.serving.plan import plan
+
+    shape = load(model)
+    other = devices.load(attention_device) if attention_device is not None else None
+    where = devices.load(device)
+    return plan(shape, where, batch=batch, context=context, attention=other)

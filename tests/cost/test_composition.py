@@ -49,7 +49,7 @@ def test_switching_is_a_copy_from_the_slow_level() -> None:
     assert tiers(NODE)[0].name == "HBM"
     assert slots(NODE, size) == 40
     assert slots(NODE, size, reserved=39.9 * size) == 0
-    with pytest.raises(NotApplicable, match="one memory level"):
+    with pytest.raises(NotApplicable, match="one memory for models"):
         tiers(device.load("a100-sxm"))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from paredown.papers.cards import arrays, nodes, offloading, serving, three_tiers
+from paredown.cost.reconfigure import Machine, hybrid, sequential
+from paredown.papers.cards import arrays, fpga, nodes, offloading, serving, three_tiers
 from paredown.papers.cards.arrays import DracoCard
+from paredown.papers.cards.fpga import InTARCard
 from paredown.papers.cards.nodes import DeepSeekHardwareCard
 from paredown.papers.cards.offloading import AttentionOffloadCard
 from paredown.papers.cards.serving import DeepSpeedCard
@@ -75,3 +77,20 @@ def test_mobilenet_v1_has_its_published_work() -> None:
     assert sum(x.macs for x in plain) / arrays.BATCH == pytest.approx(569e6, rel=0.01)
     assert sum(x.weight_bytes for x in plain) / 2 == pytest.approx(4.2e6, rel=0.01)
     assert arrays.row(plain, 64, 1)["gain"] == 0
+
+
+def test_kernels_have_the_work_of_their_shapes() -> None:
+    assert InTARCard.thresholds["plans_off_brute_force"] == 0
+    macs = {name: sum(t.macs for t in tasks) for name, tasks in fpga.KERNELS.items()}
+    assert macs["gated FFN"] == 3 * 32 * 4096 * 11008
+    assert macs["attention"] == 3 * 256 * 1024**2 + 2 * 256**2 * 1024
+    assert macs["MLP"] == 256 * (256 * 1024 + 1024 * 2048 + 2048 * 256)
+    for tasks in fpga.KERNELS.values():
+        assert all(t.until > i or not t.makes for i, t in enumerate(tasks))
+    assert not fpga.off_brute_force(3)
+    less = fpga.row("CNN", 256 << 10)
+    assert min(less["over_sequential"], less["over_dataflow"]) >= 1
+    # Behind a slow memory it is what leaves the chip that counts.
+    slow = Machine(2.7e12, 256 << 10, 1e10)
+    cnn = fpga.KERNELS["CNN"]
+    assert sequential(cnn, slow).seconds > 1.5 * hybrid(cnn, slow).seconds

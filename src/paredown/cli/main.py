@@ -26,6 +26,7 @@ plan = typer.Typer(no_args_is_help=True, help="What a verb would do, before any 
 plan.command("down")(work.plan_down)
 plan.command("native")(work.plan_native)
 plan.command("memory")(work.plan_memory)
+plan.command("serving")(work.plan_serving)
 
 VERBS = (
     work.profile,

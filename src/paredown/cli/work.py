@@ -122,6 +122,27 @@ def plan_memory(
     finish("verbs:plan_memory", locals(), listen=True)
 
 
+def plan_serving(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="a language model of the catalogue, a .toml, a config.json or its folder",
+            metavar="MODEL",
+        ),
+    ],
+    device: DeviceName = "dgx-h100",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="sequences at a time")] = 1,
+    context: Annotated[int, typer.Option("--context", min=1, help="tokens before")] = 4096,
+    attention_device: Annotated[
+        str | None,
+        typer.Option("--attention-device", metavar="NAME", help="one for cache and attention"),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Show how a language model would be served on a device, from its shape alone."""
+    finish("verbs:plan_serving", locals())
+
+
 def check(
     target: Target,
     to: To,

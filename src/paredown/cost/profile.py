@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from paredown.cost import tabulate
 from paredown.cost.fit import misfits
+from paredown.cost.machines import machine
 from paredown.cost.parts import parts, rate
 from paredown.cost.price import Priced, price
 from paredown.cost.tables import has_rate
@@ -56,6 +57,7 @@ def profile(
         totals=_totals(priced, taken),
         run="train_step" if train else workload.run,
         parts=_parts(priced, taken),
+        machine=machine(graph, device),
         priced_share=tabulate.priced_share(graph, taken.seconds),
         unpriced=graph.unpriced,
         operators=tabulate.operators(priced, taken.seconds),

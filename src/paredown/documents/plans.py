@@ -1,10 +1,11 @@
-"""What ``pare plan native`` and ``pare plan memory`` write."""
+"""What ``pare plan native``, ``pare plan memory`` and ``pare plan serving`` write."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from paredown.documents.base import Document, Record, TensorInfo
+from paredown.figure import Figure
 
 
 class NativeStep(Record):
@@ -71,3 +72,57 @@ class MemoryPlanDoc(Document):
     nodes: int
     buffers: list[PlacedBuffer]
     out: str | None = None
+
+
+class ServingSplit(Record):
+    """A node's devices shared out: seconds to the first token of a batch, and of each later one."""
+
+    tensor: int
+    pipeline: int
+    first_s: Figure
+    token_s: Figure
+    tokens_s: Figure
+    bound: str
+
+
+class ServingLink(Record):
+    """What exchanging tokens between experts takes at least over one link, per layer and token."""
+
+    link: str
+    layer_s: Figure
+    token_s: Figure
+
+
+class ServingPool(Record):
+    """The best number of devices of one or two kinds; ``attention`` 0: one kind does all."""
+
+    devices: str
+    model: int
+    attention: int
+    batch: int
+    token_s: Figure
+    tokens_s: Figure
+    price_usd: float
+    tokens_s_per_usd: Figure
+    link_bytes_s: Figure | None = None
+
+
+class ServingPlanDoc(Document):
+    """What ``pare plan serving`` writes: all predicted from shapes and data sheets."""
+
+    kind: Literal["plan-serving"] = "plan-serving"
+    model: str
+    title: str
+    device: str
+    batch: int
+    context: int
+    figures: dict[str, Figure]
+    memory: str
+    """The level that weights and cache lie in, and whether they fit it."""
+    fits: bool
+    splits: list[ServingSplit]
+    streamed: dict[str, Figure] = {}
+    """Where they do not fit: weights fetched layer by layer from a slower level."""
+    exchange: list[ServingLink] = []
+    pools: list[ServingPool] = []
+    notes: list[str] = []

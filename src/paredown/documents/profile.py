@@ -85,6 +85,8 @@ class ProfileDoc(Document):
     """What one run is: ``forward``, ``generate``, ``stream``, ``sample`` or ``train_step``."""
     parts: dict[str, Figure] = {}
     """Of a loop: ``latency.first``, ``latency.per_token``, ``throughput``, MACs by phase."""
+    machine: dict[str, Figure] = {}
+    """What the device's own model says: of an array, of streaming pipelines, of an FPGA."""
     priced_share: PricedShare
     unpriced: list[str]
     operators: list[OperatorRow]

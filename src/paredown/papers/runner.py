@@ -61,6 +61,7 @@ CARDS = {
     "deepspeed-inference": "serving:DeepSpeedCard",
     "attention-offload": "offloading:AttentionOffloadCard",
     "draco": "arrays:DracoCard",
+    "intar": "fpga:InTARCard",
 }
 
 

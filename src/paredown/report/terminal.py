@@ -14,6 +14,7 @@ from paredown.report import listings, tables
 from paredown.report.cells import known, legend, table
 from paredown.report.memory_plan import memory_plan
 from paredown.report.native_plan import native_plan
+from paredown.report.serving_plan import serving_plan
 from paredown.report.terminal_down import check, down, plan, show_folder
 from paredown.report.terminal_profile import profile
 from paredown.result import (
@@ -29,6 +30,7 @@ from paredown.result import (
     PapersDoc,
     PlanDoc,
     ProfileDoc,
+    ServingPlanDoc,
     ShowDoc,
     TechniquesDoc,
     ZooDoc,
@@ -100,6 +102,7 @@ _RENDER: dict[type[Document], Callable[[Any], list[RenderableType]]] = {
     PapersDoc: lambda d: _padded(listings.papers(d, table)),
     NativePlanDoc: lambda d: _padded(native_plan(d, table)),
     MemoryPlanDoc: memory_plan,
+    ServingPlanDoc: serving_plan,
     ZooDoc: lambda d: _padded(listings.zoo(d, table)),
     CardsDoc: lambda d: _padded(listings.cards(d, table, known)),
     DoctorDoc: lambda d: _padded(listings.doctor(d, table)),

@@ -28,7 +28,7 @@ def profile(doc: ProfileDoc) -> list[RenderableType]:
         "traffic": t.traffic_bytes,
         "peak memory": t.peak_bytes,
         "energy": t.energy_j,
-        **{units.title(name): figure for name, figure in doc.parts.items()},
+        **{units.title(name): figure for name, figure in (doc.parts | doc.machine).items()},
     }
     totals = table("Totals of one run", "", "")
     for name, fig in figures.items():

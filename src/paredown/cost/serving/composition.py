@@ -4,8 +4,8 @@ SambaNova SN40L (Prabhakar et al. 2024, arXiv:2405.07518): a composition of expe
 in a large slow memory and those in use in a fast one. A request takes the router, the copy of its
 expert where that was not in fast memory, the prompt and the tokens.
 
-The last memory level of a device is the slow one, the one before it the fast one: DDR and HBM of
-an SN40L node, host memory and HBM of a GPU node.
+The fast level is a device's main memory, the slow one that behind it: HBM and DDR of an SN40L node,
+HBM and host memory of a GPU node.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
+from paredown.cost.serving.memory import behind, main
 from paredown.cost.serving.model import LanguageModel
 from paredown.cost.tables import peak
 from paredown.device.device import Device, Level
@@ -38,9 +39,10 @@ class Request:
 
 def tiers(device: Device) -> tuple[Level, Level]:
     """The fast and the slow level. Raises ``NotApplicable`` for a device with one level."""
-    if len(device.levels) < 2:
-        raise NotApplicable(f"{device.name} has one memory level: nothing to switch from")
-    return device.levels[-2], device.levels[-1]
+    found = behind(device)
+    if len(found) < 2:
+        raise NotApplicable(f"{device.name} has one memory for models: nothing to switch from")
+    return found[0], found[1]
 
 
 def switch_seconds(nbytes: float, device: Device) -> float:
@@ -85,7 +87,7 @@ def step_seconds(model: LanguageModel, device: Device, tokens: int, context: int
     """
     macs = tokens * (model.active_parameters + model.attention_macs(context))
     moved = 2 * model.active_parameters + model.kv_bytes() * context
-    fast = tiers(device)[0] if len(device.levels) > 1 else device.memory
+    fast = main(device)
     return max(macs / peak(device, "bfloat16"), moved / fast.read_bytes_s)
 
 

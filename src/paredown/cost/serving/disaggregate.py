@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paredown.cost.serving.memory import main
 from paredown.cost.serving.model import LanguageModel
 from paredown.cost.serving.parallel import BITS, all_reduce, touched
 from paredown.cost.tables import peak
@@ -68,7 +69,7 @@ def model_seconds(model: LanguageModel, device: Device, count: int, batch: int) 
     """The part with weights: products at the peak or weights read, and all-reduces of a ring."""
     head = model.vocabulary * model.hidden
     compute = batch * model.active_parameters / peak(device, "bfloat16") / count
-    memory = BYTES * (touched(model, batch) + head) / device.levels[0].read_bytes_s / count
+    memory = BYTES * (touched(model, batch) + head) / main(device).read_bytes_s / count
     link = device.links[0] if device.links else None
     reduce = all_reduce(batch * model.hidden * BYTES, count, link)
     return max(compute, memory) + 2 * model.layers * reduce
@@ -78,7 +79,7 @@ def attention_seconds(
     model: LanguageModel, device: Device, count: int, batch: int, context: int
 ) -> float:
     """The part with the cache: read once, or multiplied, whichever takes longer."""
-    read = batch * context * model.kv_bytes(BITS) / device.levels[0].read_bytes_s
+    read = batch * context * model.kv_bytes(BITS) / main(device).read_bytes_s
     macs = batch * model.attention_macs(context, absorbed=True)
     return max(read, macs / peak(device, "bfloat16")) / count
 
@@ -93,7 +94,7 @@ def together(
     found: Pool | None = None
     price = _price(device)
     for count in range(1, MOST + 1):
-        room = count * device.levels[0].capacity_bytes - BYTES * model.parameters
+        room = count * main(device).capacity_bytes - BYTES * model.parameters
         most = int(room // (context * model.kv_bytes(BITS)))
         for batch in _batches(most):
             seconds = model_seconds(model, device, count, batch)
@@ -120,10 +121,10 @@ def apart(
     """
     found: Pool | None = None
     for count in range(1, MOST // 4 + 1):
-        if count * device.levels[0].capacity_bytes < BYTES * model.parameters:
+        if count * main(device).capacity_bytes < BYTES * model.parameters:
             continue
         for others in range(1, MOST + 1):
-            room = others * memory.levels[0].capacity_bytes
+            room = others * main(memory).capacity_bytes
             most = int(room // (2 * context * model.kv_bytes(BITS)))
             price = count * _price(device) + others * _price(memory)
             for batch in _batches(most):

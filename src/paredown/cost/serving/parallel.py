@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from paredown.cost.serving.memory import main
 from paredown.cost.serving.model import LanguageModel
 from paredown.cost.tables import peak
 from paredown.device.device import Device, Link
@@ -97,7 +98,7 @@ def stage(
     """
     share = device.count * split.tensor / device.count**2
     rate = peak(device, "bfloat16") * share
-    bytes_s = device.levels[0].read_bytes_s * share
+    bytes_s = main(device).read_bytes_s * share
     layers = ceil(model.layers / split.pipeline)
     new = batch * tokens
     head = model.vocabulary * model.hidden
@@ -128,14 +129,14 @@ def touched(model: LanguageModel, tokens: int) -> float:
 
 
 def fits(model: LanguageModel, device: Device, split: Split, *, batch: int, context: int) -> bool:
-    """Whether weights and cache of ``batch`` sequences fit the nearest level of the devices."""
-    room = device.levels[0].capacity_bytes * split.devices / device.count
+    """Whether weights and cache of ``batch`` sequences fit the main memory of the devices."""
+    room = main(device).capacity_bytes * split.devices / device.count
     return room >= BITS / 8 * model.parameters + batch * context * model.kv_bytes(BITS)
 
 
 def largest_batch(model: LanguageModel, device: Device, *, context: int) -> int:
     """Sequences of ``context`` tokens that fit beside the weights; 0 where these do not."""
-    room = device.levels[0].capacity_bytes - BITS / 8 * model.parameters
+    room = main(device).capacity_bytes - BITS / 8 * model.parameters
     return max(0, int(room // (context * model.kv_bytes(BITS))))
 
 

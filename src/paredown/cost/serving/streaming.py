@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paredown.cost.serving.memory import behind, main
 from paredown.cost.serving.model import LanguageModel
 from paredown.cost.tables import peak
 from paredown.device.device import Device, Level
@@ -37,7 +38,7 @@ class Pass:
 def home(model: LanguageModel, device: Device) -> Level:
     """The nearest level that holds all weights. Raises ``NotApplicable`` where none does."""
     need = BYTES * model.parameters
-    for level in device.levels:
+    for level in behind(device):
         if level.capacity_bytes >= need:
             return level
     raise NotApplicable(
@@ -68,10 +69,10 @@ def streamed(
     new = batch * tokens
     seen = model.attention_macs(context + (tokens - 1) // 2)
     compute = new * (model.active_parameters + seen) / peak(device, "float16")
-    near = device.levels[0].read_bytes_s
+    near = main(device).read_bytes_s
     cache = batch * model.kv_bytes() * context
     compute = max(compute, (BYTES * model.active_parameters + cache) / near)
-    here = level is device.levels[0]
+    here = level is main(device)
     fetch = 0.0 if here else BYTES * model.parameters / level.read_bytes_s
     each_fetch, each = fetch / model.layers, compute / model.layers
     hidden = each_fetch + (model.layers - 1) * max(each_fetch, each) + each
@@ -79,13 +80,13 @@ def streamed(
 
 
 def largest_batch(model: LanguageModel, device: Device, *, tokens: int, cached: bool) -> int:
-    """Sequences of ``tokens`` tokens that fit beside two layers' weights in the nearest level.
+    """Sequences of ``tokens`` tokens that fit beside two layers' weights in the main memory.
 
     Activations of one layer count: its input and output, queries, keys and values, and the inside
     of its MLP; with ``cached`` the keys and values of all layers as well.
     """
     layer = BYTES * model.parameters / model.layers
-    room = device.levels[0].capacity_bytes - 2 * layer
+    room = main(device).capacity_bytes - 2 * layer
     wide = 5 * model.hidden + (2 if model.gated else 1) * model.width
     per_token = BYTES * wide + (model.kv_bytes() if cached else 0.0)
     return max(0, int(room // (tokens * per_token)))
