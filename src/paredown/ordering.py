@@ -32,7 +32,15 @@ EXCLUSIVE: frozenset[Touches] = frozenset(
 
 EXCEPTIONS: dict[frozenset[str], str] = {
     frozenset({"bf16", numeric}): "integers replace the weights, bfloat16 stays around them"
-    for numeric in ("static-int8", "dynamic-int8", "llm-int8", "nf4", "qlora", "weight-only")
+    for numeric in (
+        "static-int8",
+        "dynamic-int8",
+        "llm-int8",
+        "nf4",
+        "qlora",
+        "repquant",
+        "weight-only",
+    )
 }
 """Pairs that the rule would exclude but that work together, and why."""
 

@@ -20,6 +20,7 @@ BUILT_IN = {
     "llm-int8": "paredown.techniques.quantize.llm_int8:LLMInt8",
     "nf4": "paredown.techniques.quantize.nf4:NF4",
     "qlora": "paredown.techniques.quantize.qlora:QLoRA",
+    "repquant": "paredown.techniques.quantize.repquant:RepQuant",
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",
     "one-shot-pruning": "paredown.techniques.sparsify.one_shot:OneShotPruning",

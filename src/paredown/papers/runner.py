@@ -32,6 +32,8 @@ CARDS = {
     "pychop": "number_formats:PychopCard",
     "llm-int8": "language:LLMInt8Card",
     "qlora": "adapters:QLoRACard",
+    "repquant": "few_bits:RepQuantCard",
+    "vit-quant-survey": "vit_survey:ViTQuantSurveyCard",
     "ghostnetv2": "convnets:GhostNetV2Card",
     "inceptionnext": "convnets:InceptionNeXtCard",
     "simplenet": "convnets:SimpleNetCard",
@@ -62,6 +64,7 @@ CARDS = {
     "attention-offload": "offloading:AttentionOffloadCard",
     "draco": "arrays:DracoCard",
     "intar": "fpga:InTARCard",
+    "archgym": "gymnasium:ArchGymCard",
 }
 
 

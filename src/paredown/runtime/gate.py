@@ -8,6 +8,7 @@ on the coarsest arithmetic in it, read from what the graph asks for:
 - bfloat16: 3e-2. One rounding is 2^-9 = 0.2 %; some tens of layers add up as a random walk.
 - int8 (static or dynamic): 5e-2. A value that rounding moves across the edge of a bin shifts by one
   step, 1/255 of the range, and later layers see it; runtimes may also choose finer dynamic ranges.
+  The same holds of activations in fewer bits, whose steps are larger but are crossed less often.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def gate(
             want = own.judged((args, kwargs))
             got = own.judged((args, kwargs), call=facade, like=want)
         count += 1
-        for name, error in _errors(want, got):
+        for name, error in errors(want, got):
             if error > worst or error != error:
                 worst, where = error, name
             if error != error:
@@ -81,6 +82,8 @@ def gate(
 def coarsest(executable: Executable) -> str:
     """The coarsest arithmetic that the lowered graph asks for; float32 when it asks nothing."""
     asked = {p for a in executable.asked.values() for p in (a.compute, a.dtype)}
+    if any(a.activation for a in executable.asked.values()):
+        asked.add("int8")  # codes of 4 bits move across the edges of bins too
     return next((c for c in _COARSEST if c in asked), "float32")
 
 
@@ -89,7 +92,7 @@ def _calls(workload: Workload) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]
     return chain(example, workload.calibration_inputs() if workload.calibration else ())
 
 
-def _errors(want: Any, got: Any) -> Iterable[tuple[str, float]]:
+def errors(want: Any, got: Any) -> Iterable[tuple[str, float]]:
     """Relative RMS error of each output tensor by name; NaN where only the executable gives NaN."""
     wanted: list[torch.Tensor] = []
     given: list[torch.Tensor] = []

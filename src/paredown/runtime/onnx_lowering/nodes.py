@@ -37,6 +37,15 @@ def per_tensor(node: Any) -> bool:
     return scale is not None and zero is not None and scale.size == 1
 
 
+def narrow(node: Any) -> bool:
+    """Whether a quantizer's codes or zero points do not fill or fit a byte's range."""
+    low, high = attr(node, "qmin", 0), attr(node, "qmax", 255)
+    zero = node.inputs[2].const_value
+    if zero is not None and not ((zero.numpy() >= min(low, 0)) & (zero.numpy() <= 255)).all():
+        return True
+    return (low, high) not in ((0, 255), (-128, 127), (-127, 127))
+
+
 def signed(node: Any) -> bool:
     """Whether a quantizer gives int8 (else uint8)."""
     if node.op_type == "Quantize":

@@ -13,14 +13,41 @@ from paredown.runtime.onnx_lowering.surgery import Surgery
 
 def _quantize(surgery: Surgery, node: Any) -> None:
     dtype = np.int8 if nodes.attr(node, "qmin", 0) < 0 else np.uint8
+    if nodes.narrow(node):
+        surgery.replace(node, _narrow(surgery, node, dtype))
+        return
     inputs = [node.inputs[0], *surgery.grid(node, dtype)]
     axis = {"axis": max(nodes.attr(node, "axis", -1), 0)}
     integer = surgery.ir.DataType.INT8 if dtype is np.int8 else surgery.ir.DataType.UINT8
     surgery.replace(node, surgery.put(node, "QuantizeLinear", inputs, axis, dtype=integer))
 
 
+def _narrow(surgery: Surgery, node: Any, dtype: Any) -> Any:
+    """Codes of another range than a byte's, or around a zero point outside of it: by arithmetic."""
+    scale, zero = _floats(surgery, node)
+    ends = [
+        surgery.constant(np.array(nodes.attr(node, n, 0), np.float32)) for n in ("qmin", "qmax")
+    ]
+    x = surgery.put(node, "Round", [surgery.put(node, "Div", [node.inputs[0], scale])])
+    x = surgery.put(node, "Clip", [surgery.put(node, "Add", [x, zero]), *ends])
+    integer = surgery.ir.DataType.INT8 if dtype is np.int8 else surgery.ir.DataType.UINT8
+    return surgery.put(node, "Cast", [x], {"to": int(integer)}, dtype=integer)
+
+
+def _floats(surgery: Surgery, node: Any) -> list[Any]:
+    """Scale and zero point of one range as float32 constants."""
+    found = (nodes.array(v).astype(np.float32) for v in node.inputs[1:3])
+    return [surgery.constant(nodes.squeeze(v)) for v in found]
+
+
 def _dequantize(surgery: Surgery, node: Any) -> None:
     made = nodes.quantizer(node.inputs[0])
+    if made is not None and made.op_type == "Cast":  # `_narrow` made these codes
+        scale, zero = _floats(surgery, node)
+        floats = surgery.put(node, "Cast", [node.inputs[0]], {"to": 1})
+        shifted = surgery.put(node, "Sub", [floats, zero])
+        surgery.replace(node, surgery.put(node, "Mul", [shifted, scale]))
+        return
     axis = {"axis": max(nodes.attr(node, "axis", -1), 0)}
     if node.inputs[1].const_value is None:
         # From a dynamic quantize: its own scale and zero point, which ONNX keeps as scalars.

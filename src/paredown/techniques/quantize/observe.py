@@ -16,6 +16,10 @@ _SAMPLE = 1 << 16
 """Values counted of one tensor at most; its extremes are taken over all of them."""
 
 
+SAMPLED = 2048
+"""Rows kept of one layer's inputs at least, where there are as many."""
+
+
 class Histogram:
     """Counts over ``[-reach, reach]``; a wider batch doubles ``reach``, merging pairs of bins."""
 
@@ -87,6 +91,46 @@ class Peaks:
         self.values = peaks if self.values is None else torch.maximum(self.values, peaks)
 
 
+class Rows:
+    """A sample of the rows (all but the last dimension flattened) of what passes, evenly spread.
+
+    Holds `SAMPLED` to twice as many float32 rows; a full sample loses every second one.
+    """
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+        self.parts: list[Tensor] = []
+        self.step, self.seen, self.count = 1, 0, 0
+
+    def add(self, x: Tensor) -> None:
+        """Take in ``(..., columns)``; raises ``InputError`` for NaN or infinity."""
+        self.histogram.add(x)
+        x = x.detach().float().reshape(-1, x.shape[-1])
+        first = -self.seen % self.step
+        self.seen += len(x)
+        taken = x[first :: self.step].clone()
+        if not len(taken):
+            return
+        self.parts.append(taken)
+        self.count += len(taken)
+        if self.count >= 2 * SAMPLED:
+            whole = torch.cat(self.parts)[::2]
+            # What is held are rows 0, step, 2 step ...: with every second gone, of twice the step.
+            self.parts, self.count, self.step = [whole], len(whole), 2 * self.step
+
+    @property
+    def values(self) -> Tensor:
+        """``(rows, columns)``; raises ``InputError`` where nothing passed."""
+        if not self.parts:
+            raise InputError("no calibration input reaches it; leave the site out")
+        return torch.cat(self.parts)
+
+
+def input_rows(workload: Workload, at: Iterable[str]) -> dict[str, Rows]:
+    """Samples of the first input of each module in ``at``; raises as `input_histograms`."""
+    return _inputs(workload, {path: Rows() for path in at})
+
+
 def input_histograms(workload: Workload, at: Iterable[str]) -> dict[str, Histogram]:
     """Histograms of the first input of each module in ``at`` over the calibration inputs.
 
@@ -102,7 +146,7 @@ def input_peaks(workload: Workload, at: Iterable[str]) -> dict[str, Peaks]:
     return _inputs(workload, {path: Peaks() for path in at})
 
 
-Seen = TypeVar("Seen", Histogram, Peaks)
+Seen = TypeVar("Seen", Histogram, Peaks, Rows)
 
 
 def _inputs(workload: Workload, seen: dict[str, Seen]) -> dict[str, Seen]:
