@@ -242,6 +242,16 @@ def _crossing(rows: list[dict[str, Any]], name: str) -> float | None:
     return 0.0
 
 
+def written(document: dict[str, Any]) -> str:
+    """JSON with a line for each row."""
+    text = json.dumps({k: v for k, v in document.items() if not isinstance(v, list)}, indent=1)
+    for name, rows in document.items():
+        if isinstance(rows, list):
+            lines = ",\n  ".join(json.dumps(row) for row in rows)
+            text = f'{text[:-2]},\n "{name}": [\n  {lines}\n ]\n}}'
+    return text + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--isa", default="amx,avx512_vnni")
@@ -279,7 +289,7 @@ def main() -> None:
             "rows": rows,
             "break_even": break_even(rows),
         }
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
+        args.json.write_text(written(document))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ class NativeExecutable(Executable):
             if step.fallback is not None:
                 why = f"torch ran it, {self.shares()[i]:.0%} of the time: {step.fallback}"
             # The level whose kernels ran is part of the operator's name, as in other runtimes.
-            name = step.fields["target"] if step.fallback is not None else f"{step.op}_{self.isa}"
+            native = step.fallback is None
+            name = self.runner.kernel(step) if native else step.fields["target"]
             rows.append(Ran(step.site, name, step.precision, why, step.role))
             if step.weight is not None:
                 rows.append(Ran(step.site, "weight", step.weight))

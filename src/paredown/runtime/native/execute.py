@@ -10,6 +10,7 @@ import torch
 
 from paredown import kernels
 from paredown.errors import ArtefactError, LoweringError
+from paredown.runtime.native import sparse
 from paredown.runtime.native.plan import WIDTH, Plan, Step, Tensor
 
 NAMESPACES = ("aten", "paredown")
@@ -33,6 +34,7 @@ class Runner:
         self.engine: Any = module.Engine(
             self.isa, threads, plan.arena_bytes, self._sizes["input"], self._sizes["output"]
         )
+        self._forms = sparse.forms(plan, weights, self.isa)
         self._places = self._constants(weights)
         self._segments: list[tuple[Step | None, int, int]] = []
         self._build()
@@ -79,6 +81,13 @@ class Runner:
                     best[i] = min(best[i], time.perf_counter() - start)
         return best
 
+    def kernel(self, step: Step) -> str:
+        """The kernel that runs a native step, as ``gemm_amx`` or ``sparse_tiles_amx``."""
+        return f"{self._form(step) or step.op}_{self.isa}"
+
+    def _form(self, step: Step) -> str | None:
+        return self._forms.get(step.constants.get("w", "")) if step.op == "gemm" else None
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights and constants as they are held."""
@@ -106,7 +115,9 @@ class Runner:
             if not fits:
                 raise ArtefactError(f"the native plan's weight {name} is of another dtype")
             wide = value.float() if value.dtype == torch.bfloat16 else value
-            out[name] = self.engine.weights(c.pack, c.shape, wide.contiguous().numpy())
+            out[name] = self.engine.weights(
+                self._forms.get(name, c.pack), c.shape, wide.contiguous().numpy()
+            )
         return out
 
     def _build(self) -> None:
@@ -121,7 +132,7 @@ class Runner:
             for name, constant in step.constants.items():
                 fields[name] = ("constant", self._places[constant], 0)
             try:
-                self.engine.add(step.op, fields)
+                self.engine.add("sparse" if self._form(step) else step.op, fields)
             except (ValueError, RuntimeError) as e:
                 raise LoweringError(f"native: {step.op} of {step.site or 'the model'}: {e}") from e
             added += 1
