@@ -32,6 +32,7 @@ CARDS = {
     "pychop": "number_formats:PychopCard",
     "llm-int8": "language:LLMInt8Card",
     "qlora": "adapters:QLoRACard",
+    "quantized-distillation": "quantized_students:QuantizedDistillationCard",
     "repquant": "few_bits:RepQuantCard",
     "vit-quant-survey": "vit_survey:ViTQuantSurveyCard",
     "ghostnetv2": "convnets:GhostNetV2Card",
@@ -64,6 +65,8 @@ CARDS = {
     "attention-offload": "offloading:AttentionOffloadCard",
     "draco": "arrays:DracoCard",
     "intar": "fpga:InTARCard",
+    "fast-sparse-convnets": "sparse_kernels:FastSparseConvNetsCard",
+    "spmm-vnni": "sparse_kernels:SpmmVnniCard",
     "archgym": "gymnasium:ArchGymCard",
 }
 
