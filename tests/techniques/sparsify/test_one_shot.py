@@ -82,6 +82,32 @@ def test_the_share_is_exact(workload, method, share):
             assert ((w == 0).sum(1) == round(share * w.shape[1])).all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pattern", ["4x1", "16x4", "16x32"])
+def test_blocks_go_as_one_and_as_many_as_asked(workload, method, pattern):
+    blocks = pruners.kept_of(pattern)
+    change = pruned(workload, method=method, pattern=pattern, sparsity=0.6)
+    for path in ("conv", "up", "down"):
+        w = rows_of(change, path)
+        stays = blocks.means((w != 0).float())
+        assert ((stays == 0) | (stays == 1)).all(), path
+        width = 128 // blocks.columns * blocks.columns if method == "sparsegpt" else w.shape[1]
+        parts = [blocks.means(w[:, s : s + width]).numel() for s in range(0, w.shape[1], width)]
+        assert int((stays == 0).sum()) == sum(round(0.6 * n) for n in parts), path
+
+
+def test_blocks_of_one_weight_are_single_weights():
+    torch.manual_seed(3)
+    w, x = torch.randn(12, 200), torch.randn(400, 200)
+    moment = x.T @ x / 400
+    one = pruners.Blocks(1, 1)
+    assert torch.equal(
+        pruners.sparsegpt(w, moment, 0.5, one), pruners.sparsegpt(w, moment, 0.5, None)
+    )
+    kept = pruners.magnitude(w, 0.5, one) != 0
+    assert w[kept].abs().min() > w[~kept].abs().max()
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_compensation_beats_magnitude_on_the_calibration_inputs(workload, pattern):
     errors = {
@@ -190,7 +216,13 @@ def test_refusals_name_every_layer_before_any_compute(workload):
     assert "grouped" in sites.refused["depth:weight"]
     few = OneShotPruning(least=25).sites(workload, capture(workload))
     assert "too few to prune" in few.refused["tiny:weight"]
-    for wrong in ({"sparsity": 1.0}, {"pattern": "4:2"}, {"method": "x"}, {"pattern": "a:4"}):
+    for wrong in (
+        {"sparsity": 1.0},
+        {"pattern": "4:2"},
+        {"method": "x"},
+        {"pattern": "a:4"},
+        {"pattern": "0x4"},
+    ):
         with pytest.raises(InputError):
             OneShotPruning(**wrong)
     workload.calibration = [torch.full((2, 8, 7, 7), float("nan"))]
