@@ -62,7 +62,17 @@ def _grouped_mm(
     return a.new_empty((rows, b.shape[-1]), dtype=dtype)
 
 
-MENDED: dict[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
+def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """Torch 2.13's meta kernel hands its input back for one group or one channel per group; the CPU
+    copies.
+    """
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+MENDED: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._grouped_mm.default: _grouped_mm,
+    torch.ops.aten.channel_shuffle.default: _channel_shuffle,
+}
 """Operator overload -> a meta kernel that agrees with the CPU."""
 
 _aten = torch.ops.aten

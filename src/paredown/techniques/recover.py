@@ -178,6 +178,11 @@ class _Training:
             out = Outcome(**resumed.extra)
         else:
             out.first_score = out.best_score = self.score()
+            if not math.isfinite(out.first_score):
+                raise InputError(
+                    f"recovery starts from a score of {out.first_score}: the outputs of the model "
+                    "or of its original are not finite on the training data"
+                )
         every = max(1, math.ceil(plan.steps / max(1, plan.checks)))
         started, first = time.monotonic(), out.steps
         batches = self._batches(out.steps)

@@ -53,9 +53,10 @@ def covariances(workload: Workload, layers: list[str]) -> dict[str, Tensor]:
 def _columns(module: nn.Module, x: Tensor) -> Tensor | None:
     """Inputs as rows of the columns that the weight multiplies."""
     if not isinstance(module, CONV):
-        return x.flatten(0, -2)
+        return x.reshape(-1, x.shape[-1])
     if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str):
         return None
     pad: Any = module.padding
+    x = x if x.dim() == 4 else x[None]  # an image without a batch
     patches = F.unfold(x, module.kernel_size, module.dilation, pad, module.stride)
     return patches.transpose(1, 2).flatten(0, 1)
