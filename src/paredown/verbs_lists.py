@@ -30,10 +30,15 @@ def device(name: str | None = None) -> DeviceDoc:
     return DeviceDoc(devices=[_plain(d) for d in (*found, *map(devices.load, known))])
 
 
-def calibrate() -> DeviceDoc:
-    """Measure this machine anew and keep the result; says on standard error what it is doing."""
+def calibrate(deep: bool = False) -> DeviceDoc:
+    """Measure this machine anew and keep the result; says on standard error what it is doing.
+
+    ``deep`` times every backend on generated operators instead, up to ten minutes, for predictions.
+    """
     from paredown.measure import calibrate as calibration
 
+    if deep:
+        return DeviceDoc(devices=[_plain(calibration.deep())])
     return DeviceDoc(devices=[_plain(calibration.this(refresh=True))])
 
 

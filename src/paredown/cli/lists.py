@@ -26,7 +26,13 @@ def device(
     finish("verbs:device", locals())
 
 
-def calibrate(json: Json = None) -> None:
+def calibrate(
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="learn what operators take on each backend; up to 10 minutes"),
+    ] = False,
+    json: Json = None,
+) -> None:
     """Measure this machine (under a minute) and keep the result."""
     finish("verbs:calibrate", locals())
 

@@ -9,13 +9,16 @@ Neural Networks, 2024, sections 3 and 4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import hypot
 from typing import Literal
 
 from paredown import figure
 from paredown.cost import tabulate
+from paredown.cost.describe import describe
 from paredown.cost.execution import WEIGHTS, Run, plan
+from paredown.cost.learned import factors
 from paredown.cost.tables import (
     COMPILED,
     TRANSCENDENTAL,
@@ -48,10 +51,18 @@ class Cost:
     ideal_s: float
     floor_s: float
     bound: Bound
+    simple_s: float = 0.0
+    """Pointwise arithmetic, part of ``compute_s``."""
+    learned_s: float | None = None
+    """The time by learned utilisation, where a deep calibration has it."""
+    error: float | None = None
+    """Its typical relative error, on operators left out."""
 
     @property
     def seconds(self) -> float:
         """Predicted time."""
+        if self.learned_s is not None:
+            return self.learned_s
         return max(self.compute_s, self.memory_s) + self.overhead_s
 
 
@@ -67,9 +78,54 @@ def price(
     ``unrealised`` are modules whose integers a real executable did not run as such: they are
     priced in floats, with their numbers unpacked in every run.
     """
-    weights = sum(s.nbytes for s in graph.storages.values() if s.kind in WEIGHTS)
-    costs = [_cost(run, device, backend, weights) for run in plan(graph, backend, unrealised)]
+    weights = _weights(graph)
+    runs = plan(graph, backend, unrealised)
+    costs = [_cost(run, device, backend, weights) for run in runs]
+    if device.learned is not None and backend in device.learned.backends():
+        costs = _learned(costs, graph, device, backend)
     return Priced(graph, device, backend, costs)
+
+
+def bound_s(run: Run, graph: Graph, device: Device, backend: str) -> float:
+    """The analytical bound that learned utilisation divides, in s.
+
+    Arithmetic at the peak or movement at the bandwidth of the level that holds it, and one call.
+    """
+    return _bound(_cost(run, device, backend, _weights(graph)))
+
+
+def _bound(cost: Cost) -> float:
+    return max(cost.ideal_s, cost.memory_s) + cost.simple_s + cost.overhead_s
+
+
+def _learned(costs: list[Cost], graph: Graph, device: Device, backend: str) -> list[Cost]:
+    """The same costs with learned times where an operator's group was timed."""
+    assert device.learned is not None
+    asked = [describe(c.run, graph) if c.run.called and not c.run.folded else None for c in costs]
+    factor = device.learned.glue_s.get(f"{backend}/factor", 1.0)
+    call = device.learned.glue_s.get(f"{backend}/call", 0.0)
+    made: list[Cost] = []
+    for cost, known in zip(costs, factors(device.learned, backend, asked), strict=True):
+        if known is None:
+            made.append(cost)
+            continue
+        taken = max(factor * _bound(cost) * known[0], cost.ideal_s) + call
+        made.append(replace(cost, learned_s=taken, error=known[1]))
+    return made
+
+
+def _weights(graph: Graph) -> int:
+    """Bytes of everything that was there before the run, inputs left out."""
+    return sum(s.nbytes for s in graph.storages.values() if s.kind in WEIGHTS)
+
+
+_INSIDE = frozenset({"t", "_unsafe_view", "detach", "alias", "expand", "unsafe_split"})
+"""Views that an operator makes of its own operands: their cost is in the operator's."""
+
+
+def views(graph: Graph) -> int:
+    """Views that are calls of their own in eager."""
+    return sum(n.view and n.op.partition("::")[2] not in _INSIDE for n in graph.nodes)
 
 
 def level_for(device: Device, nbytes: int) -> Level:
@@ -86,7 +142,8 @@ def _cost(run: Run, device: Device, backend: str, weights: int) -> Cost:
     if not run.folded:
         simple = work.get("elementwise", 0) + work.get("compare", 0)
         simple += TRANSCENDENTAL * work.get("transcendental", 0)
-    compute = macs / (rate * reached) + simple / device.elementwise_s
+    pointwise = simple / device.elementwise_s
+    compute = macs / (rate * reached) + pointwise
     near = level_for(device, run.read + run.written)
     memory = run.weight_bytes / level_for(device, weights).read_bytes_s
     memory += run.read / near.read_bytes_s
@@ -98,7 +155,8 @@ def _cost(run: Run, device: Device, backend: str, weights: int) -> Cost:
     bound: Bound = "compute" if compute >= memory else "memory"
     if call > max(compute, memory):
         bound = "overhead"
-    return Cost(run, compute, memory, call, ideal, floor, bound if node.priced else "unknown")
+    shown = bound if node.priced else "unknown"
+    return Cost(run, compute, memory, call, ideal, floor, shown, pointwise)
 
 
 @dataclass
@@ -121,17 +179,44 @@ class Priced:
     @property
     def seconds(self) -> float:
         """Predicted time of one run."""
-        views = 0.0
-        if self.backend not in COMPILED:
-            count = len(self.graph.nodes) - len(self.costs)
-            views = count * VIEW_OVERHEAD * overhead(self.device, self.backend)
         start = self.device.overhead_s.get(f"{self.backend}/run", 0.0)
-        return start + views + sum(c.seconds for c in self.costs)
+        return start + self._views + sum(c.seconds for c in self.costs)
+
+    @property
+    def _views(self) -> float:
+        """What views cost: nothing in compiled backends, which have none."""
+        if self.backend in COMPILED:
+            return 0.0
+        known = self.device.learned.glue_s if self.device.learned is not None else {}
+        if f"{self.backend}/view" in known:
+            return views(self.graph) * known[f"{self.backend}/view"]
+        count = len(self.graph.nodes) - len(self.costs)
+        return count * VIEW_OVERHEAD * overhead(self.device, self.backend)
+
+    @property
+    def error(self) -> float | None:
+        """The relative error that the learned curves state of the sum; None where none was used.
+
+        Operators of one kind err alike, kinds of their own accord: sums within a kind, root of
+        squares over kinds. What is not learned stands outside.
+        """
+        by_kind: dict[str, float] = {}
+        for c in self.costs:
+            if c.learned_s is not None and c.error is not None:
+                by_kind[c.run.kind] = by_kind.get(c.run.kind, 0.0) + c.learned_s * c.error
+        return hypot(*by_kind.values()) / self.seconds if by_kind else None
 
     @property
     def latency(self) -> Figure:
-        """Predicted seconds of one run; unpriced operators enter by their bytes, and are named."""
-        return figure.predicted(self.seconds, "s", reason=self._incomplete("time is bytes alone"))
+        """Predicted seconds of one run; unpriced operators enter by their bytes, and are named.
+
+        With learned utilisation ``spread`` is what its stated error leaves open.
+        """
+        value, off = self.seconds, self.error
+        told = figure.predicted(value, "s", reason=self._incomplete("time is bytes alone"))
+        if off is None:
+            return told
+        return told.model_copy(update={"spread": (value / (1 + off), value * (1 + off))})
 
     @property
     def macs(self) -> Figure:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from paredown.device.learned import Learned
 from paredown.figure import Figure
 
 
@@ -89,6 +90,9 @@ class Device(BaseModel):
 
     Kinds are those of `graph.rules` with multiply-accumulates, and ``depthwise``. Calibrated; empty
     for nominal devices. ``overhead_s["eager/run"]`` is what one run costs beside its calls."""
+
+    learned: Learned | None = Field(default=None, exclude=True, repr=False)
+    """What a deep calibration learned of each backend; kept in a file beside the device's own."""
 
     @property
     def memory(self) -> Level:

@@ -31,7 +31,8 @@ class Tensor:
 
     ``name`` is the qualified name of a parameter or buffer, or the argument's name of an input.
     ``nbytes`` is elements x element size (of the view, not of the storage); of a sparse tensor what
-    its values and indices take, and ``nnz`` counts those values (None: dense).
+    its values and indices take, and ``nnz`` counts those values (None: dense). ``strides`` are in
+    elements, None where they are not known.
     """
 
     id: int
@@ -42,6 +43,7 @@ class Tensor:
     kind: Kind = "intermediate"
     name: str | None = None
     nnz: int | None = None
+    strides: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -238,8 +238,9 @@ class Recorder(TorchDispatchMode):
         tid = len(self._tensors)
         dtype = str(t.dtype).removeprefix("torch.")
         shape = tuple(int(d) for d in t.shape)
-        nnz = nnz_of(t)
-        self._tensors[tid] = Tensor(tid, shape, dtype, bytes_of(t), storage, kind, name, nnz)
+        strides = tuple(int(d) for d in t.stride()) if has_storage(t) else None
+        about = (bytes_of(t), storage, kind, name, nnz_of(t), strides)
+        self._tensors[tid] = Tensor(tid, shape, dtype, *about)
         self._by_object[id(t)] = (weakref.ref(t), tid)
         place = place_of(t)
         if place is not None:

@@ -1,0 +1,48 @@
+"""What a backend was found to take on operators of all sizes: kept beside a calibrated device.
+
+A curve gives the factor between an operator's analytical bound and the time it takes, as a smooth
+function of its sizes: a Gaussian process in their logarithms, stored as plain numbers.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Curve(BaseModel):
+    """One group of operators on one backend.
+
+    The natural logarithm of ``time / bound`` at values ``x`` is
+    ``mean + sum(weights * kernel(x / scales, points / scales))`` with the Matern 5/2 kernel of
+    variance 1; ``x`` is moved into the box ``low`` to ``high`` first, so that beyond the largest
+    size that was timed the utilisation stays what it was there. ``error`` is the typical relative
+    error on operators left out (median of leave-one-out), ``samples`` how many were timed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scales: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+    mean: float
+    error: float
+    samples: int
+
+
+class Learned(BaseModel):
+    """``curves`` by ``backend/group``, and what operators take beside each other.
+
+    ``glue_s`` is by ``backend/what``: seconds of a ``run`` beside its calls, more of a ``call``
+    when nothing is warm, of a ``view``; and the ``factor`` of all operators' times.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    curves: dict[str, Curve]
+    glue_s: dict[str, float] = {}
+
+    def backends(self) -> frozenset[str]:
+        """The backends that were timed."""
+        return frozenset(name.partition("/")[0] for name in self.curves)
