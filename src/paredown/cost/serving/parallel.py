@@ -96,7 +96,7 @@ def stage(
     The last stage multiplies by the head too; whichever takes longer counts. Rates are of one
     device of the node, its first link joins them. Experts are read as far as the tokens reach them.
     """
-    share = device.count * split.tensor / device.count**2
+    share = split.tensor / device.count
     rate = peak(device, "bfloat16") * share
     bytes_s = main(device).read_bytes_s * share
     layers = ceil(model.layers / split.pipeline)
