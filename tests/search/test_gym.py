@@ -73,13 +73,13 @@ def test_agents_beat_chance_on_a_bowl(agent: type[Agent]) -> None:
 def test_a_proxy_learns_the_log() -> None:
     e = env()
     rng = np.random.default_rng(0)
-    AGENTS[0](restart=1.0).run(e, 1500, rng)
-    learned = Proxy(e, "cost").fit(e.log[:1000])
-    held = [r for r in e.log[1000:] if r[0] not in {a for a, _, _ in e.log[:1000]}]
-    mean = np.exp(np.mean([np.log(s["cost"]) for _, s, _ in e.log[:1000]]))
+    AGENTS[0](restart=1.0).run(e, 900, rng)
+    learned = Proxy(e, "cost", trees=15).fit(e.log[:600])
+    held = [r for r in e.log[600:] if r[0] not in {a for a, _, _ in e.log[:600]}]
+    mean = np.exp(np.mean([np.log(s["cost"]) for _, s, _ in e.log[:600]]))
     plain = np.sqrt(np.mean([(mean / s["cost"] - 1) ** 2 for _, s, _ in held]))
-    assert learned.error(held) < 0.3 * plain
-    assert learned.error(e.log[:1000]) < 1e-6
+    assert learned.error(held) < 0.4 * plain
+    assert learned.error(e.log[:600]) < 1e-6
     assert len(learned.predict([(0, 0, 0, 0), (5, 5, 5, 5)])) == 2
 
 
