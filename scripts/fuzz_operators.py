@@ -1,6 +1,6 @@
 """Learn the fuzzer's operators from its records: src/paredown/testing/fuzz/operators.json.gz.
 
-    python scripts/fuzz_operators.py [--only torch.nn.functional.conv2d]
+    python scripts/fuzz_operators.py [--only torch.nn.functional.conv2d] [--among PATTERN]
 
 Some minutes; afterwards the figures that `docs/fuzzing.md` quotes are printed.
 """
@@ -8,6 +8,7 @@ Some minutes; afterwards the figures that `docs/fuzzing.md` quotes are printed.
 import argparse
 import gzip
 import json
+import re
 import sys
 import time
 import warnings
@@ -43,6 +44,7 @@ def timed(calls: list[Call]) -> tuple[list[PartialOperator], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="learn one function, print it, write nothing")
+    parser.add_argument("--among", default="", help="learn only functions that match this pattern")
     parser.add_argument("--again", action="store_true", help="forget what the file holds")
     given = parser.parse_args()
     by_function: dict[str, list[Call]] = defaultdict(list)
@@ -62,7 +64,8 @@ def main() -> None:
             known[p.op].append(p)
     began = saved = time.monotonic()
     # Those recorded most often first: a run that is stopped has the useful ones.
-    todo = sorted((op for op in by_function if op not in known), key=lambda o: -len(by_function[o]))
+    new = [op for op in by_function if op not in known and re.search(given.among, op)]
+    todo = sorted(new, key=lambda op: -len(by_function[op]))
     with ProcessPoolExecutor(PROCESSES) as pool:
         found = pool.map(timed, [by_function[op] for op in todo])
         for n, (op, (learned, took)) in enumerate(zip(todo, found, strict=True)):

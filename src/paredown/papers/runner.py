@@ -58,6 +58,7 @@ CARDS = {
     "dico": "generation:DiCoCard",
     "leyolo": "detection:LeYOLOCard",
     "vitok": "tokenizers:ViTokCard",
+    "neuri": "fuzzing:NeuRICard",
     "cosma": "memory:CosmaCard",
     "deepseek-v3-hw": "nodes:DeepSeekHardwareCard",
     "sn40l": "three_tiers:SN40LCard",

@@ -21,6 +21,7 @@ from paredown.testing.fuzz.explained import explanation
 from paredown.testing.fuzz.grow import grow
 from paredown.testing.fuzz.minimal import minimal, without
 from paredown.testing.fuzz.oracles import Difference
+from paredown.testing.fuzz.partial import digest
 from paredown.testing.fuzz.program import Program, network
 from paredown.workload import Workload
 
@@ -200,6 +201,7 @@ class Campaign:
         told = {
             "schema": 1,
             "settings": asdict(self.settings),
+            "operators": digest(),
             "networks": self.done,
             "seconds": round(self.seconds, 1),
             "counts": dict(self.counts),
@@ -221,6 +223,8 @@ class Campaign:
     def load(cls, path: Path, settings: Settings) -> Self:
         """Go on with a document; ``InputError`` when it was made with other settings."""
         told = json.loads(path.read_text())
+        if told["operators"] != digest():
+            raise InputError(f"{path} was made with other operators: give another file or --again")
         if told["settings"] != json.loads(json.dumps(asdict(settings))):
             raise InputError(
                 f"{path} was made with {told['settings']}: give the same or another file"

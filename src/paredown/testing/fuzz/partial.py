@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from paredown.files import sha256
 from paredown.testing.fuzz.call import Call
 from paredown.testing.fuzz.expressions import compiled
 from paredown.testing.fuzz.infer import Rules
@@ -91,6 +92,12 @@ class PartialOperator:
 def records() -> list[Call]:
     """The recorded calls (`scripts/fuzz_records.py` makes the file)."""
     return [Call.of_json(r) for r in json.loads(gzip.decompress(RECORDS.read_bytes()))["calls"]]
+
+
+@cache
+def digest() -> str:
+    """SHA-256 of the file of operators, shortened: one seed grows another network with another."""
+    return sha256(OPERATORS)[:16]
 
 
 @cache
