@@ -23,7 +23,11 @@ from paredown.technique import Technique
 from paredown.testing.matrix import Cell, cells
 from paredown.testing.networks import NETWORKS
 
-SETTINGS = {"recover": {"steps": 6}, "qlora": {"steps": 4}}
+SETTINGS = {
+    "recover": {"steps": 6},
+    "qlora": {"steps": 4},
+    "quantized-distillation": {"steps": 4},
+}
 
 
 def main() -> int:

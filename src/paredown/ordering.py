@@ -38,6 +38,7 @@ EXCEPTIONS: dict[frozenset[str], str] = {
         "llm-int8",
         "nf4",
         "qlora",
+        "quantized-distillation",
         "repquant",
         "weight-only",
     )

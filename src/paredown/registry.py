@@ -20,6 +20,9 @@ BUILT_IN = {
     "llm-int8": "paredown.techniques.quantize.llm_int8:LLMInt8",
     "nf4": "paredown.techniques.quantize.nf4:NF4",
     "qlora": "paredown.techniques.quantize.qlora:QLoRA",
+    "quantized-distillation": (
+        "paredown.techniques.quantize.quantized_distillation:QuantizedDistillation"
+    ),
     "repquant": "paredown.techniques.quantize.repquant:RepQuant",
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",

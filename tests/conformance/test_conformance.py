@@ -5,7 +5,11 @@ import pytest
 from paredown import registry
 from paredown.testing import CHECKS, NETWORKS, Inapplicable, case
 
-SETTINGS = {"recover": {"steps": 6}, "qlora": {"steps": 4}}
+SETTINGS = {
+    "recover": {"steps": 6},
+    "qlora": {"steps": 4},
+    "quantized-distillation": {"steps": 4},
+}
 
 
 @pytest.mark.parametrize("network", NETWORKS)

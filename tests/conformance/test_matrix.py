@@ -11,7 +11,11 @@ from paredown.technique import Rewrite, Stage
 from paredown.testing.matrix import cells, sample
 from paredown.testing.networks import NETWORKS
 
-SETTINGS = {"recover": {"steps": 6}, "qlora": {"steps": 4}}
+SETTINGS = {
+    "recover": {"steps": 6},
+    "qlora": {"steps": 4},
+    "quantized-distillation": {"steps": 4},
+}
 TECHNIQUES = {n: registry.make(n, SETTINGS.get(n)) for n in registry.BUILT_IN}
 PAIRS = sample(TECHNIQUES, seed=0)
 

@@ -26,6 +26,7 @@ MODULES = (
     "paredown.runtime.forms_lowrank",
     "paredown.runtime.forms_mixed",
     "paredown.runtime.forms_low_bit",
+    "paredown.runtime.forms_codebook",
     "paredown.runtime.nf4",
     "paredown.runtime.quantized_attention",
     "paredown.runtime.zeros",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.runtime.forms_codebook import CodebookConv, CodebookLinear
 from paredown.runtime.forms_low_bit import LowBitLinear
 from paredown.runtime.forms_mixed import MixedInt8Linear
 from paredown.runtime.nf4 import NF4Linear
@@ -68,7 +69,7 @@ def why_not(form: Any, dtype: torch.dtype | None, shared: bool, path: str) -> st
         return SHARED
     if isinstance(form, WeightOnlyLinear) and form.bits == 4:
         return _int4(form, dtype)
-    if isinstance(form, (WeightOnlyEmbedding, WeightOnlyConv, NF4Linear, LowBitLinear)):
+    if _TABLE[type(form)] is None:
         return "torch has no operator for it"
     if isinstance(form, WeightOnlyLinear) and form.group_size not in (0, form.in_features):
         return "torch has no CPU operator for int8 weights in groups"
@@ -166,4 +167,6 @@ _TABLE: dict[type, Any] = {
     WeightOnlyEmbedding: None,
     NF4Linear: None,
     LowBitLinear: None,
+    CodebookLinear: None,
+    CodebookConv: None,
 }

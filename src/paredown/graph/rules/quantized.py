@@ -174,6 +174,7 @@ POINTWISE: dict[str, Rule] = {
     "paredown::dynamic_quantize_rows": per_input(6),
     "paredown::dequantize_groups": dequantize_groups,
     "paredown::dequantize_nf4": per_output(4),
+    "paredown::dequantize_codebook": per_output(5),
     "paredown::embedding_groups": embedding_groups,
     **dict.fromkeys(
         (
