@@ -229,6 +229,11 @@ class Campaign:
             raise InputError(
                 f"{path} was made with {told['settings']}: give the same or another file"
             )
+        for kind, found in told["findings"].items():
+            oracle, where = kind.split(" | ", 1)
+            found["explained"] = explanation(
+                Difference(oracle, where, found["detail"]), found["calls"]
+            )
         return cls(
             settings,
             told["networks"],

@@ -12,6 +12,11 @@ EXPLAINED: dict[str, str] = {
         "the function looks at its values before it computes (a loss that checks its variances): "
         "capture says so and runs it with real weights, as CONTRACTS has it"
     ),
+    **dict.fromkeys(
+        ("bytes | aten::scatter* | *", "bytes | aten::index_* | *", "bytes | aten::masked_sc* | *"),
+        "the rule counts the copy of the target and then the places written into it, which are "
+        "written twice: more bytes than the result holds",
+    ),
     "memory | *aten::convolution* | *torch.nn.functional.conv_transpose3d*": (
         "torch's CPU kernel makes the result in a buffer of the input's size and keeps it: a few "
         "bytes more than the result where a transposed 3-D convolution makes less than it reads"
