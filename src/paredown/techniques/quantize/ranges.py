@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paredown.runtime.quantized_attention import from_codes, to_codes
 from paredown.techniques.quantize.observe import Histogram
 
 KEPT = (1.0, 0.99999, 0.9999, 0.999, 0.99)
@@ -42,8 +43,6 @@ def tensor_range(seen: Histogram, bits: int, *, search: bool = True) -> tuple[fl
 
 def weight_scale(seen: Histogram, bits: int, kind: str) -> float:
     """Scale of attention weights (in 0 .. 1) for a quantizer of `runtime.quantized_attention`."""
-    from paredown.runtime.quantized_attention import from_codes, to_codes
-
     edges = torch.linspace(-seen.reach, seen.reach, len(seen.counts) + 1, dtype=torch.float64)
     middles = (edges[1:] + edges[:-1]) / 2
     held = (seen.counts > 0) & (middles > 0)
