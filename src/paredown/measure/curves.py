@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from paredown.cost.describe import Described, pooled
 from paredown.cost.learned import factors, matern
+from paredown.cost.tables import COMPILED
 from paredown.device.learned import Curve, Learned
 
 LEAST = 6
@@ -82,7 +83,8 @@ def _glue(chains: list[Row], so_far: Learned, backend: str) -> dict[str, float]:
         known = factors(so_far, backend, [Described(p[1], tuple(p[2])) for p in parts])
         total = sum(p[3] * (f[0] if f else 1.0) for p, f in zip(parts, known, strict=True))
         spent = max(row["seconds"] - run, 0.1 * row["seconds"])
-        lines.append([total / spent, 1e-6 * len(parts) / spent, 1e-6 * row["views"] / spent])
+        views = 0 if backend in COMPILED else row["views"]
+        lines.append([total / spent, 1e-6 * len(parts) / spent, 1e-6 * views / spent])
         asked.append(1.0)
     held = 0.05 * math.sqrt(len(chains))
     lines += [[held, 0.0, 0.0], [0.0, held * 0.02, 0.0], [0.0, 0.0, held * 0.02]]
