@@ -17,7 +17,7 @@ from paredown.testing.fuzz.minimal import without
 from paredown.testing.fuzz.oracles import Witness, check
 from paredown.workload import Workload
 
-NETWORKS = 24
+NETWORKS = 16
 
 
 def test_a_short_run_finds_nothing_open():
