@@ -41,7 +41,7 @@ OPTIONS = {
     "compare": "--threads --random-weights",
     "bench": f"--backend --threads --random-weights {RUN}",
     "device": "",
-    "calibrate": "",
+    "calibrate": "--deep",
     "techniques": f"--for --random-weights {RUN}",
     "papers": "",
     "reproduce": "--all --scale",
