@@ -22,6 +22,10 @@ CASES = [  # batch, heads, kv heads, queries, keys, dim, mask, causal
     (1, 1, 1, 49, 49, 96, True, False),
     (1, 4, 2, 300, 270, 40, False, False),
     (2, 2, 2, 260, 600, 32, True, True),
+    (2, 3, 3, 49, 49, 32, True, False),  # windows: few keys, two blocks of queries
+    (1, 2, 1, 64, 64, 32, False, False),
+    (1, 2, 2, 16, 31, 96, True, False),
+    (1, 4, 4, 48, 33, 64, True, True),
 ]
 
 

@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("test_products.py", "test_rows.py", "test_attention.py", "test_matvec.py")
+TESTS = (
+    "test_products.py",
+    "test_rows.py",
+    "test_moved_rows.py",
+    "test_attention.py",
+    "test_matvec.py",
+)
 
 
 def build(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from paredown.runtime.backend import COMPUTE
-from paredown.runtime.native import views
+from paredown.runtime.native import moves, views
 from paredown.runtime.native.plan import WIDTH, Buffer, Constant, Plan, Step, Tensor
 
 FLOATS = ("float32", "bfloat16")
@@ -35,7 +35,7 @@ class Dequantized:
 
 
 Value = Any
-"""Tensor, torch.Tensor (a constant), Dequantized, a list of these, or a plain Python value."""
+"""Tensor, torch.Tensor (a constant), Dequantized, Moved, a list of these, or a plain value."""
 
 
 @dataclass
@@ -74,6 +74,8 @@ class Builder:
     """Buffers that more than one operator of the graph reads: nothing is fused behind them."""
     copies: dict[Any, Tensor] = field(default_factory=dict)
     """Copies in another form already made, by what they are of and that form."""
+    tables: dict[Any, str] = field(default_factory=dict)
+    """Constants that name rows (`moves`), by what they hold."""
     site: str = ""
     name: str = ""
     """Module path and graph name of the node being lowered."""
@@ -86,6 +88,8 @@ class Builder:
         if len(node.users) > 1:
             for part in value if isinstance(value, list) else [value]:
                 held = part.q if isinstance(part, Dequantized) else part
+                if isinstance(held, moves.Moved):
+                    held = held.made or held.base
                 if isinstance(held, Tensor):
                     self.shared.add(held.buffer)
 
@@ -134,9 +138,13 @@ class Builder:
     def tensor(self, value: Value) -> Tensor:
         """A value as a tensor in memory, dequantized where it has to be."""
         if isinstance(value, torch.fx.Node):
-            value = self.env[value]
+            node, value = value, self.env[value]
+            if isinstance(value, moves.Moved):
+                value = self.env[node] = moves.settle(self, value)
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, moves.Moved):
+            return moves.settle(self, value)
         if isinstance(value, torch.Tensor):
             return self.placed(value)
         if isinstance(value, Dequantized):

@@ -12,6 +12,7 @@ from paredown.runtime.export import Exported, module_of
 from paredown.runtime.native import (  # noqa: F401 - the rules register themselves
     arena,
     fuse,
+    moves,
     pointwise,  # pyright: ignore[reportUnusedImport]
     products,  # pyright: ignore[reportUnusedImport]
     reductions,  # pyright: ignore[reportUnusedImport]
@@ -54,7 +55,7 @@ def lower(exported: Exported, name: str) -> tuple[Plan, dict[str, torch.Tensor]]
             _operator(b, node)
     b.finish()
     plan = b.plan(name, inputs, outputs)
-    fuse.merge(plan)
+    fuse.merge(plan, b.weights)
     arena.place(plan)
     _forget(plan, b.weights)
     return plan, b.weights
@@ -89,7 +90,7 @@ def _input(b: Builder, node: torch.fx.Node, example: torch.Tensor, index: int) -
 def _output(b: Builder, arg: Any, index: int) -> Tensor:
     """A result in a buffer of its own that the caller gets; copied there where it is shared."""
     value = b.env[arg]
-    if isinstance(value, (torch.Tensor, Dequantized)):
+    if isinstance(value, (torch.Tensor, Dequantized, moves.Moved)):
         value = b.tensor(value)
     buffer = b.buffers.get(value.buffer)
     dense = value.offset == 0 and buffer is not None and buffer.nbytes == value.extent
@@ -190,7 +191,7 @@ def _fallback(b: Builder, node: torch.fx.Node, why: str) -> Value:
 
 def _operand(b: Builder, node: torch.fx.Node) -> Value:
     value = b.env[node]
-    return b.tensor(value) if isinstance(value, Dequantized) else value
+    return b.tensor(value) if isinstance(value, (Dequantized, moves.Moved)) else value
 
 
 def _forget(plan: Plan, weights: dict[str, torch.Tensor]) -> None:

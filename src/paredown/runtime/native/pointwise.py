@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from paredown.runtime.native import products, views
+from paredown.runtime.native import moves, products, views
 from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Lacking
 from paredown.runtime.native.plan import Tensor
 from paredown.runtime.native.reductions import normed
@@ -80,6 +80,8 @@ def binary(b: Builder, node: torch.fx.Node) -> Tensor:
     shape, kind = tuple(result(node).shape), dtype_of(node)
     if kind not in FLOATS:
         raise Lacking(f"{op} in {kind}")
+    if (moved := _of_moved(b, op, first, second, shape, kind)) is not None:
+        return moved
     x, y = _side(b, first, kind), _side(b, second, kind)
     if x.shape != shape:
         if op == "sub" or y.shape != shape:
@@ -87,6 +89,22 @@ def binary(b: Builder, node: torch.fx.Node) -> Tensor:
         x, y = y, x
     out = b.new(shape, kind, views.dense_like(x, shape))
     return b.elementwise(x, out, op, y)
+
+
+def _of_moved(
+    b: Builder, op: str, first: Any, second: Any, shape: tuple[int, ...], kind: str
+) -> Tensor | None:
+    """A sum or product with rows that lie in another order, which it reads where they are."""
+    for one, other in ((first, second), (second, first)):
+        value = b.env.get(one) if isinstance(one, torch.fx.Node) else None
+        if not isinstance(value, moves.Moved) or value.made is not None or value.shape != shape:
+            continue
+        if value.base.dtype not in FLOATS or (op == "sub" and one is second):
+            continue
+        out = b.new(shape, kind)
+        moves.gather(b, value, out, op, _side(b, other, kind))
+        return out
+    return None
 
 
 @rule("aten.pow.Tensor_Scalar")

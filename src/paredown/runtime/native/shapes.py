@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from paredown.runtime.native import views
+from paredown.runtime.native import moves, views
 from paredown.runtime.native.builder import Builder, Dequantized, Lacking, Value
 from paredown.runtime.native.plan import Step, Tensor
 from paredown.runtime.native.rules import argument, dtype_of, result, rule
@@ -54,16 +54,25 @@ def view(b: Builder, node: torch.fx.Node) -> Value:
     value = b.env[source]
     if isinstance(value, Dequantized) and isinstance(value.q, Tensor):
         made = _view(b, value.q, node)
+        if isinstance(made, moves.Moved):
+            made = moves.settle(b, made)
         parts = made if isinstance(made, list) else [made]
         read = [Dequantized(p, value.scale, value.zero, value.axis, value.dtype) for p in parts]
         return read if isinstance(made, list) else read[0]
-    return _view(b, b.tensor(source), node)
+    if isinstance(value, moves.Moved) and value.made is None:
+        if (further := moves.viewed(value, node)) is not None:
+            return further
+        value = source
+    return _view(b, b.tensor(value), node)
 
 
 def _view(b: Builder, t: Tensor, node: torch.fx.Node) -> Any:
     op: Any = node.target
     made = views.view(t, op, node.args[1:], dict(node.kwargs))
     missing = made is None or (isinstance(made, list) and None in made)
+    laid = moves.start(t) if missing else None
+    if laid is not None and (rows := moves.viewed(laid, node)) is not None:
+        return rows
     if missing:
         made = views.view(
             b.copy(t, views.contiguous(t.shape)), op, node.args[1:], dict(node.kwargs)
@@ -79,6 +88,41 @@ def same(b: Builder, node: torch.fx.Node) -> Value:
     if "dropout" in str(node.target) and argument(node, 2, "train", False):
         raise Lacking("dropout that is switched on")
     return b.env[node.args[0]]  # type: ignore[index]
+
+
+@rule("aten.roll.default")
+def roll(b: Builder, node: torch.fx.Node) -> Value:
+    """A cyclic shift over other dimensions than the last."""
+    shifts, dims = node.args[1], argument(node, 2, "dims", [])
+    value = _rows(b, node, dims)
+    return value.then(torch.roll(value.rows, shifts, dims), node.name)  # type: ignore[arg-type]
+
+
+@rule("aten.constant_pad_nd.default", "aten.pad.default")
+def pad(b: Builder, node: torch.fx.Node) -> Value:
+    """Rows of zeros around others."""
+    by: Any = list(node.args[1])  # type: ignore[arg-type]
+    mode = argument(node, 2, "mode", "constant") if "aten.pad." in str(node.target) else "constant"
+    fill = argument(node, 3 if "aten.pad." in str(node.target) else 2, "value", 0) or 0
+    if mode != "constant" or fill != 0 or any(by[:2]):
+        raise Lacking("padding other than by rows of zeros")
+    value = _rows(b, node, [])
+    rows = torch.nn.functional.pad(value.rows, by[2:], value=-1)
+    return value.then(rows, node.name)
+
+
+def _rows(b: Builder, node: torch.fx.Node, dims: Any) -> moves.Moved:
+    """What ``node`` reads as rows of its last dimension, which is none of ``dims``."""
+    source: Any = node.args[0]
+    value = moves.of(b.env[source])
+    last = len(result(node).shape) - 1
+    if (
+        value is None
+        or last in [d % (last + 1) for d in dims]
+        or (not dims and "roll" in str(node.target))
+    ):
+        raise Lacking("rows that are moved and changed")
+    return value
 
 
 @rule("getitem")
@@ -196,6 +240,8 @@ def _only_whole(b: Builder, part: Tensor, step: Step) -> bool:
             if known is None or (other.op == "eltwise" and other.fields["cols"] != cols):
                 return False
     for value in b.env.values():
+        if isinstance(value, moves.Moved) and value.base.buffer == part.buffer:
+            return False
         held = value.q if isinstance(value, Dequantized) else value
         for t in held if isinstance(held, list) else [held]:
             if isinstance(t, Tensor) and t.buffer == part.buffer:

@@ -87,7 +87,7 @@ void read(Fields& f, Attention& a) {
 }
 
 void read(Fields& f, Norm& a) {
-    FIELD(in); FIELD(in_stride); FIELD(in_type); FIELD(add);
+    FIELD(in); FIELD(in_stride); FIELD(in_rows); FIELD(in_type); FIELD(add);
     FIELD(add_stride); FIELD(sum); FIELD(sum_stride); FIELD(gamma);
     FIELD(beta); FIELD(eps); FIELD(rms); FIELD(rows);
     FIELD(cols); FIELD(out); FIELD(out_stride); FIELD(out_type);
@@ -101,7 +101,7 @@ void read(Fields& f, Softmax& a) {
 }
 
 void read(Fields& f, Eltwise& a) {
-    FIELD(a); FIELD(a_stride); FIELD(a_type); FIELD(a_scale);
+    FIELD(a); FIELD(a_stride); FIELD(a_rows); FIELD(a_type); FIELD(a_scale);
     FIELD(a_zero); FIELD(op); FIELD(b); FIELD(b_stride);
     FIELD(b_rows); FIELD(b_col); FIELD(b_type); FIELD(b_scale);
     FIELD(b_zero); FIELD(act); FIELD(rows); FIELD(cols);

@@ -127,9 +127,11 @@ struct Attention {
 
 // Layer norm (or RMS norm) of each row: (x - mean) / sqrt(var + eps) * gamma + beta.
 // With `add`, x = in + add first, and x is also written to `sum` where given (type of in).
+// With `in_rows`, row i is that of row in_rows[i] of `in`; where that is -1 it is all zero instead.
 struct Norm {
     const void* in = nullptr;
     int64_t in_stride = 0;
+    const int32_t* in_rows = nullptr;
     DType in_type = DType::f32;
     const void* add = nullptr;  // same type as in
     int64_t add_stride = 0;
@@ -164,9 +166,11 @@ enum class Binary : int32_t { none, add, mul, sub };
 // b's element for (row, col) is b[(row / b_rows) * b_stride + col * b_col]: b_rows = 1, b_col = 1 for a
 // tensor of a's shape; b_stride = 0 for a vector over channels; b_rows = pixels of an image for a
 // squeeze-and-excitation gate (n, c); b_stride = 0, b_col = 0 for a scalar.
+// With `a_rows`, row i takes row a_rows[i] of a; where that is -1, a counts as zero.
 struct Eltwise {
     const void* a = nullptr;
     int64_t a_stride = 0;
+    const int32_t* a_rows = nullptr;
     DType a_type = DType::f32;
     float a_scale = 1;
     int32_t a_zero = 0;

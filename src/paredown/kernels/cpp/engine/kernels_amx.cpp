@@ -139,6 +139,7 @@ using TileProducts = Products<S, tile_blocks, tile_product<S>>;
 struct TileAttention {
     static constexpr Sum kSum = Sum::bf16;
     static constexpr int kBlock = kTileRows;
+    static constexpr int kWhole = 16;  // rows are read in multiples of this
     static void start() { configure(); }
     static void stop() { _tile_release(); }
     static void multiply(const char* a, int64_t stride, int rows, int64_t bytes, const char* w, float* sums) {

@@ -14,8 +14,8 @@ inline size_t norm_scratch(const Norm& a) { return row_scratch(a.cols); }
 
 // x = in, and x += add where given; returns the sum.
 template <DType T>
-float norm_read(const Norm& a, int64_t row, float* x) {
-    const void* in = element(a.in, T, row * a.in_stride);
+float norm_read(const Norm& a, int64_t from, int64_t row, float* x) {
+    const void* in = element(a.in, T, from * a.in_stride);
     const auto read = [&](const void* from, int64_t i, int n) { return load_n<T>(from, i, n); };
     if (a.add == nullptr)
         return sum_lanes(sum_vectors(a.cols, [&](int64_t i, int n) {
@@ -49,8 +49,14 @@ inline void norm(const Norm& a, int64_t begin, int64_t end, void* scratch) {
     auto* x = static_cast<float*>(scratch);
     const float inverse_cols = 1 / static_cast<float>(a.cols);
     for (int64_t row = begin; row < end; ++row) {
+        const int64_t from = a.in_rows == nullptr ? row : a.in_rows[row];
+        if (from < 0) {
+            std::memset(x, 0, static_cast<size_t>(a.cols) * 4);
+            store_span(x, a.cols, a.out, a.out_type, row * a.out_stride, a.out_scale, a.out_zero);
+            continue;
+        }
         float sum = 0;
-        with_type(a.in_type, [&](auto t) { sum = norm_read<decltype(t)::value>(a, row, x); });
+        with_type(a.in_type, [&](auto t) { sum = norm_read<decltype(t)::value>(a, from, row, x); });
         if (a.sum != nullptr) store_span(x, a.cols, a.sum, a.in_type, row * a.sum_stride, 1, 0);
         // Two passes over L1: the sum of squares of differences loses no digits to a large mean.
         const float mean = a.rms ? 0 : sum * inverse_cols;
@@ -108,9 +114,15 @@ inline void softmax(const Softmax& a, int64_t begin, int64_t end, void* scratch)
 constexpr int64_t kSpan = 1024;
 
 inline bool is_flat(const Eltwise& e) {
-    return e.a_stride == e.cols && e.out_stride == e.cols &&
+    return e.a_rows == nullptr && e.a_stride == e.cols && e.out_stride == e.cols &&
            (e.op == Binary::none || (e.b_col == 1 && e.b_rows == 1 && e.b_stride == e.cols) ||
             (e.b_col == 0 && e.b_stride == 0));
+}
+
+// Whether bytes go as they are.
+inline bool is_copy(const Eltwise& e) {
+    const bool same = !is_quantised(e.a_type) || (e.a_scale == e.out_scale && e.a_zero == e.out_zero);
+    return e.op == Binary::none && e.act == Act::none && e.a_type == e.out_type && same;
 }
 
 inline int64_t eltwise_units(const Eltwise& e) {
@@ -121,9 +133,19 @@ inline size_t eltwise_scratch(const Eltwise&) { return 2 * row_scratch(kSpan); }
 inline void eltwise(const Eltwise& e, int64_t begin, int64_t end, void* scratch) {
     auto* x = static_cast<float*>(scratch);
     float* y = x + row_scratch(kSpan) / 4;
-    const bool flat = is_flat(e), rounded = e.out_type != DType::f32;
+    const bool flat = is_flat(e), rounded = e.out_type != DType::f32, copied = is_copy(e);
     const auto piece = [&](int64_t row, int64_t col, int64_t count) {
-        load_span(e.a, e.a_type, row * e.a_stride + col, count, e.a_scale, e.a_zero, x);
+        const int64_t from = e.a_rows == nullptr ? row : e.a_rows[row];
+        if (copied && from >= 0) {
+            std::memcpy(element(e.out, e.out_type, row * e.out_stride + col),
+                        element(e.a, e.a_type, from * e.a_stride + col),
+                        static_cast<size_t>(count) * size_of(e.a_type));
+            return;
+        }
+        if (from < 0)
+            std::memset(x, 0, static_cast<size_t>(count) * 4);
+        else
+            load_span(e.a, e.a_type, from * e.a_stride + col, count, e.a_scale, e.a_zero, x);
         if (e.op != Binary::none) {
             const int64_t at = row / e.b_rows * e.b_stride + col * e.b_col;
             const float one =

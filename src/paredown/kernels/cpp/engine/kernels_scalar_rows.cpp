@@ -55,8 +55,14 @@ int64_t norm_units(const Norm& a) { return a.rows; }
 
 void norm(const Norm& a, int64_t begin, int64_t end, void*) {
     for (int64_t row = begin; row < end; ++row) {
+        const int64_t from = a.in_rows == nullptr ? row : a.in_rows[row];
+        if (from < 0) {
+            for (int64_t i = 0; i < a.cols; ++i)
+                store_one(a.out, a.out_type, row * a.out_stride + i, 0, a.out_scale, a.out_zero);
+            continue;
+        }
         const auto x = [&](int64_t i) {
-            float value = load_one(a.in, a.in_type, row * a.in_stride + i);
+            float value = load_one(a.in, a.in_type, from * a.in_stride + i);
             if (a.add != nullptr) value += load_one(a.add, a.in_type, row * a.add_stride + i);
             return static_cast<double>(value);
         };
@@ -96,9 +102,10 @@ void softmax(const Softmax& a, int64_t begin, int64_t end, void*) {
 int64_t eltwise_units(const Eltwise& e) { return e.rows; }
 
 void eltwise(const Eltwise& e, int64_t begin, int64_t end, void*) {
-    for (int64_t row = begin; row < end; ++row)
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t from = e.a_rows == nullptr ? row : e.a_rows[row];
         for (int64_t col = 0; col < e.cols; ++col) {
-            float v = load_one(e.a, e.a_type, row * e.a_stride + col, e.a_scale, e.a_zero);
+            float v = from < 0 ? 0 : load_one(e.a, e.a_type, from * e.a_stride + col, e.a_scale, e.a_zero);
             if (e.op != Binary::none) {
                 const float b = load_one(e.b, e.b_type, row / e.b_rows * e.b_stride + col * e.b_col,
                                          e.b_scale, e.b_zero);
@@ -107,6 +114,7 @@ void eltwise(const Eltwise& e, int64_t begin, int64_t end, void*) {
             store_one(e.out, e.out_type, row * e.out_stride + col, activate_one(v, e.act), e.out_scale,
                       e.out_zero);
         }
+    }
 }
 
 // The source coordinate of an output pixel, as torch computes it, in float.
