@@ -57,7 +57,7 @@ def test_the_bits_are_those_of_two_kernels(recipe: str, monkeypatch: pytest.Monk
     if recipe:
         given = apply(parse_inline(recipe), given).workload
     together = lower(given)
-    monkeypatch.setattr(fuse, "merge", lambda plan: None)
+    monkeypatch.setattr(fuse, "merge", lambda plan, weights: None)
     apart = lower(given)
     ops = [s.op for s in together.plan.steps]
     assert ops.count("expand_depthwise") == 2
