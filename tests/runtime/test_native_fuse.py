@@ -43,7 +43,8 @@ def workload(peek: bool = False, side: int = 18) -> Workload:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            assert module.running_mean is not None
+            nn.init.normal_(module.running_mean)
     return Workload(model, (torch.randn(2, 9, side, side + 3),), name="residuals")
 
 

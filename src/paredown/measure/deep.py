@@ -26,6 +26,7 @@ from paredown.errors import ParedownError
 from paredown.graph.capture import capture
 from paredown.measure.alone import alone
 from paredown.measure.child import one_line, tell
+from paredown.measure.fingerprint import versions
 from paredown.measure.generate import SPACE, Sample, samples
 from paredown.runtime import backend as backend_named
 
@@ -38,14 +39,15 @@ Row = dict[str, Any]
 
 
 def rows(path: Path) -> list[Row]:
-    """What was timed so far; a line that was cut off by a crash is left out."""
+    """What was timed so far with these versions; a line that a crash cut off is left out."""
     if not path.exists():
         return []
     found: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.endswith("}"):
             found.append(json.loads(line))
-    return [r for r in found if r["space"] == SPACE]
+    now = versions()
+    return [r for r in found if r["space"] == SPACE and r.get("versions") == now]
 
 
 def time_samples(
@@ -72,7 +74,7 @@ def time_samples(
         compiled: list[tuple[Row, Callable[[], object]]] = []
         for i, sample in enumerate(left[at : at + TOGETHER]):
             said(len(wanted) - len(left) + at + i, len(wanted))
-            row: Row = {"space": SPACE, "backend": backend}
+            row: Row = {"space": SPACE, "versions": versions(), "backend": backend}
             row |= {"sample": sample.name, "kind": sample.kind}
             try:
                 run = _compiled(sample, backend, device, row)

@@ -100,7 +100,7 @@ def learn(device: Device, device_file: Path, tell: Tell, seconds: float = SECOND
 def bar() -> Generator[Tell]:
     """A progress bar on stderr, one line a backend."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     shown = Progress(
         TextColumn("{task.description}"),
@@ -109,12 +109,12 @@ def bar() -> Generator[Tell]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    lines: dict[str, int] = {}
+    lines: dict[str, TaskID] = {}
 
     def tell(name: str, done: int, total: int) -> None:
         if name not in lines:
             lines[name] = shown.add_task(name, total=total)
-        shown.update(lines[name], completed=done, total=total)  # type: ignore[arg-type]
+        shown.update(lines[name], completed=done, total=total)
 
     with shown:
         yield tell

@@ -93,15 +93,17 @@ def same(b: Builder, node: torch.fx.Node) -> Value:
 @rule("aten.roll.default")
 def roll(b: Builder, node: torch.fx.Node) -> Value:
     """A cyclic shift over other dimensions than the last."""
-    shifts, dims = node.args[1], argument(node, 2, "dims", [])
+    shifts: Any = node.args[1]
+    dims = argument(node, 2, "dims", [])
     value = _rows(b, node, dims)
-    return value.then(torch.roll(value.rows, shifts, dims), node.name)  # type: ignore[arg-type]
+    return value.then(torch.roll(value.rows, shifts, dims), node.name)
 
 
 @rule("aten.constant_pad_nd.default", "aten.pad.default")
 def pad(b: Builder, node: torch.fx.Node) -> Value:
     """Rows of zeros around others."""
-    by: Any = list(node.args[1])  # type: ignore[arg-type]
+    sides: Any = node.args[1]
+    by: Any = list(sides)
     mode = argument(node, 2, "mode", "constant") if "aten.pad." in str(node.target) else "constant"
     fill = argument(node, 3 if "aten.pad." in str(node.target) else 2, "value", 0) or 0
     if mode != "constant" or fill != 0 or any(by[:2]):
