@@ -55,6 +55,15 @@ class Plan:
     clip: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ``InputError`` for what cannot be trained with."""
+        if self.steps < 0:
+            raise InputError(f"steps must be at least 0, got {self.steps}")
+        if not self.lr > 0 or not self.temperature > 0:
+            raise InputError("lr and temperature must be positive")
+        if not 0 <= self.task <= 1 or self.features < 0:
+            raise InputError("task must lie in [0, 1] and features must be at least 0")
+
 
 @dataclass
 class Outcome:
@@ -66,6 +75,12 @@ class Outcome:
     best_score: float
     ended: str
     losses: list[float] = field(default_factory=list)
+
+    def values(self) -> dict[str, Any]:
+        """What a recipe records of it."""
+        kept = asdict(self)
+        del kept["losses"]
+        return kept
 
 
 @dataclass(frozen=True)

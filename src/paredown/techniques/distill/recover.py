@@ -61,12 +61,21 @@ class Recover(Rewrite):
 
     def __post_init__(self) -> None:
         """Validate the knobs; raises ``InputError``."""
-        if self.steps < 0 or self.norm_batches < 0:
-            raise InputError("steps and norm_batches must be at least 0")
-        if not self.lr > 0 or not self.temperature > 0:
-            raise InputError("lr and temperature must be positive")
-        if not 0 <= self.task <= 1 or self.features < 0:
-            raise InputError("task must lie in [0, 1] and features must be at least 0")
+        if self.norm_batches < 0:
+            raise InputError("norm_batches must be at least 0")
+        self._plan()
+
+    def _plan(self) -> Plan:
+        return Plan(
+            self.steps,
+            self.lr,
+            self.temperature,
+            self.task,
+            self.features,
+            bf16=self.bf16,
+            channels_last=self.channels_last,
+            seed=self.seed,
+        )
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """All weights at once, unless none of them is trained."""
@@ -91,30 +100,11 @@ class Recover(Rewrite):
             recalibrate(work.model, itertools.islice(calls, self.norm_batches))
         outcome = Outcome(0, 0, 0.0, 0.0, "no steps asked")
         if self.steps:
-            plan = Plan(
-                self.steps,
-                self.lr,
-                self.temperature,
-                self.task,
-                self.features,
-                bf16=self.bf16,
-                channels_last=self.channels_last,
-                seed=self.seed,
-            )
             teacher = None if workload.original is None else _own(workload.original)
-            outcome = train(work.model, teacher, data, plan, evaluate=workload.evaluate)
+            outcome = train(work.model, teacher, data, self._plan(), evaluate=workload.evaluate)
         before = snapshot(workload.model)
         trained = {k: t for k, t in snapshot(work.model).items() if not torch.equal(t, before[k])}
-        return Decisions(
-            {
-                "steps": outcome.steps,
-                "best_step": outcome.best_step,
-                "first_score": outcome.first_score,
-                "best_score": outcome.best_score,
-                "ended": outcome.ended,
-            },
-            trained,
-        )
+        return Decisions(outcome.values(), trained)
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """Nothing changes shape."""

@@ -67,10 +67,12 @@ class QLoRA(Rewrite):
     seed: Annotated[int, "order of data and dropout"] = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.steps < 0:
-            raise InputError(f"rank must be positive and steps at least 0, got {self.rank}")
-        if not self.lr > 0 or not 0 <= self.task <= 1:
-            raise InputError("lr must be positive and task lie in [0, 1]")
+        if self.rank < 1:
+            raise InputError(f"rank must be positive, got {self.rank}")
+        self._plan()
+
+    def _plan(self) -> Plan:
+        return Plan(self.steps, self.lr, task=self.task, decay=0.0, seed=self.seed)
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears and ``Conv1D`` whose packed weight and adapter take less than the weight."""
@@ -111,16 +113,9 @@ class QLoRA(Rewrite):
             form.up.requires_grad_(True)
         values: dict[str, Any] = {"steps": 0, "ended": "no steps asked"}
         if self.steps:
-            plan = Plan(self.steps, self.lr, task=self.task, decay=0.0, seed=self.seed)
             teacher = share(workload.model if workload.original is None else workload.original)
-            done = train(model, teacher, data, plan, evaluate=workload.evaluate)
-            values = {
-                "steps": done.steps,
-                "best_step": done.best_step,
-                "first_score": done.first_score,
-                "best_score": done.best_score,
-                "ended": done.ended,
-            }
+            done = train(model, teacher, data, self._plan(), evaluate=workload.evaluate)
+            values = done.values()
         factors = {
             f"{p}.{n}": model.get_parameter(f"{p}.{n}").detach().clone()
             for _, p in paths(workload, sites.ok)

@@ -79,12 +79,14 @@ class QuantizedDistillation(Rewrite):
     seed: Annotated[int, "order of data and dropout"] = 0
 
     def __post_init__(self) -> None:
-        if self.bits not in (1, 2, 4, 8) or self.bucket < 2 or self.steps < 0:
-            raise InputError("bits must be 1, 2, 4 or 8, bucket at least 2, steps at least 0")
+        if self.bits not in (1, 2, 4, 8) or self.bucket < 2:
+            raise InputError("bits must be 1, 2, 4 or 8, bucket at least 2")
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r}: one of {', '.join(METHODS)}")
-        if not self.lr > 0 or not 0 <= self.task <= 1:
-            raise InputError("lr must be positive and task lie in [0, 1]")
+        self._plan()
+
+    def _plan(self) -> Plan:
+        return Plan(self.steps, self.lr, temperature=2.0, task=self.task, seed=self.seed)
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears and zero-padded convolutions whose codes take less, ``path:weight``."""
@@ -128,16 +130,9 @@ class QuantizedDistillation(Rewrite):
             parametrize.register_parametrization(layer, "weight", to)
         values: dict[str, Any] = {"steps": 0, "ended": "no steps asked"}
         if self.steps:
-            plan = Plan(self.steps, self.lr, temperature=2.0, task=self.task, seed=self.seed)
             teacher = share(workload.model if workload.original is None else workload.original)
-            done = train(model, teacher, data, plan, evaluate=workload.evaluate)
-            values = {
-                "steps": done.steps,
-                "best_step": done.best_step,
-                "first_score": done.first_score,
-                "best_score": done.best_score,
-                "ended": done.ended,
-            }
+            done = train(model, teacher, data, self._plan(), evaluate=workload.evaluate)
+            values = done.values()
         before = snapshot(workload.model)
         tensors = {
             f"state.{k}": v
