@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from paredown.measure import compare
 from paredown.measure.compare import interleave, latency, paired_ratio, stable_part
 
 
@@ -29,6 +30,18 @@ def test_known_ratio_is_found_and_equal_subjects_tie():
 def test_unstable_start_of_a_burst_is_discarded():
     assert stable_part([5.0, 2.0, 1.0, 1.0, 1.1, 1.0], 3) == [1.0, 1.0, 1.1, 1.0]
     assert len(stable_part([1.0, 9.0, 9.0, 9.0], 3)) >= 3
+
+
+def test_a_long_run_is_a_burst_of_its_own(monkeypatch):
+    monkeypatch.setattr(compare, "LONG_S", 1e-3)
+    made = []
+
+    def run():
+        made.append(spin(2e-3)())
+
+    c = interleave([("long", run)], seconds=0)
+    assert c["long"].latency.n == c.a_a.n == compare.MIN_HALVES
+    assert len(made) == 2 * (2 + compare.MIN_HALVES)
 
 
 def test_ratio_interval_covers_the_noise():

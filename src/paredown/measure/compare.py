@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BURST_S = 0.04
 MIN_RUNS = 3
+# What the run before left in the caches is nothing to a run this long: one is a burst.
+LONG_S = 1.0
 MIN_HALVES = 6
 STABLE = 1.15
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -107,8 +109,8 @@ class Timed:
 def interleave(subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int = 0) -> Comparison:
     """Time ready-to-run subjects against the first of them; call this in a process of its own.
 
-    ``seconds`` is the whole time to spend; at least six half rounds are always run. Latencies are
-    medians of stable runs with the (0.2, 0.8) quantiles as spread.
+    ``seconds`` is the whole time to spend; at least six half rounds are always run, of one run each
+    where it takes a second or more. Latencies are medians of stable runs with the (0.2, 0.8) quantiles as spread.
     """
     names = [n for n, _ in subjects]
     runs = [r for _, r in subjects]
@@ -160,15 +162,17 @@ def _burst_length(run: Run) -> int:
     start = time.perf_counter()
     run()
     once = time.perf_counter() - start
+    if once >= LONG_S:
+        return 1
     return int(np.clip(BURST_S / max(once, 1e-9), MIN_RUNS, 2000))
 
 
 def _burst(run: Run, count: int) -> list[tuple[float, dict[str, float]]]:
-    """Seconds of stable runs, each with those of its parts."""
+    """Seconds of stable runs, each with those of its parts; a single run is stable."""
     times: list[float] = []
     parts: list[dict[str, float]] = []
     parted = run.parts if isinstance(run, Timed) else dict[str, float]
-    for _ in range(count + count // 2 + 1):
+    for _ in range(count + count // 2 + 1 if count > 1 else 1):
         t0 = time.perf_counter()
         run()
         times.append(time.perf_counter() - t0)

@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,20 +91,19 @@ def mean_check(
 
 
 def over_seeds(
-    job: Callable[[int, Budget], dict[str, float]],
+    job: Callable[..., dict[str, float]],
     seeds: Sequence[int],
-    budget: Budget,
+    *settings: Any,
     progress: Progress,
-    *,
     workers: int = 2,
 ) -> list[dict[str, float]]:
-    """``job(seed, budget)`` for every seed, each in a worker process; in order of the seeds."""
+    """``job(seed, *settings)`` for every seed, each in a worker process; in order of the seeds."""
     with pool(workers) as workers_pool:
-        runs = [workers_pool.submit(job, seed, budget) for seed in seeds]
+        runs = [workers_pool.submit(job, seed, *settings) for seed in seeds]
         found: list[dict[str, float]] = []
         for seed, run in zip(seeds, runs, strict=True):
             found.append(run.result())
-            told = ", ".join(f"{k} {v:.3f}" for k, v in found[-1].items())
+            told = ", ".join(f"{k} {v:.3g}" for k, v in found[-1].items())
             progress(f"seed {seed}: {told}")
     return found
 

@@ -19,9 +19,9 @@ from paredown.papers.card import (
     Progress,
     Scale,
     mean_and_power,
-    mean_figure,
 )
-from paredown.papers.cards import _task, _text
+from paredown.papers.cards import _text
+from paredown.papers.cards._paired import Paired
 from paredown.runtime.nf4 import NF4Linear
 from paredown.techniques.quantize.nf4 import BLOCK, packed
 
@@ -147,16 +147,10 @@ class QLoRACard(Card):
         t, quick = self.thresholds, scale == "quick"
         seeds = list(range(3 if quick else 10))
         steps = (100, 40, 128) if quick else (2000, 600, 1024)
-        with _task.pool(2) as workers:
-            jobs = [workers.submit(scores, seed, *steps) for seed in seeds]
-            found = [job.result() for job in jobs]
-        by = {name: [f[name] for f in found] for name in found[0]}
-        progress(", ".join(f"{n} {sum(v) / len(v):.4f}" for n, v in by.items()))
+        by = Paired.run(scores, seeds, *steps, progress=progress)
 
         def check(name: str, over: str, threshold: float) -> Check:
-            mean, half = mean_and_power(
-                [a / b - 1 for a, b in zip(by[name], by[over], strict=True)]
-            )
+            mean, half = mean_and_power(by.over(name, over))
             return Check(f"nats, {name} over {over}", mean, "<=", threshold, half)
 
         floats, base, training = held_bytes()
@@ -186,11 +180,6 @@ class QLoRACard(Card):
             "weights and optimizer, all weights": counted(floats // 4 * STATES, "B"),
             "weights and optimizer, QLoRA": counted(training, "B"),
             **{f"squared error, {n}": counted(e, "") for n, e in errors.items()},
-            **{f"nats a byte, {n}": mean_figure(v, "") for n, v in by.items()},
+            **by.figures("nats a byte"),
         }
-        table = [
-            {"tuned": n, "seed": s, "nats": a}
-            for n, v in by.items()
-            for s, a in zip(seeds, v, strict=True)
-        ]
-        return Experiment(figures, checks, seeds, {"nats": table})
+        return Experiment(figures, checks, seeds, {"nats": by.rows("tuned", "nats")})

@@ -9,8 +9,17 @@ from torch import Tensor
 
 from paredown.analysis.vit_quantizers import signal_to_noise
 from paredown.figure import Figure, counted
-from paredown.papers.card import Card, Check, Experiment, Progress, Scale, mean_figure
+from paredown.papers.card import (
+    Card,
+    Check,
+    Experiment,
+    Progress,
+    Scale,
+    mean_and_power,
+    mean_figure,
+)
 from paredown.papers.cards import _scans, _task, _vits
+from paredown.papers.cards._paired import Paired
 from paredown.runtime.forms_low_bit import LowBitLinear
 from paredown.runtime.quantized_attention import from_codes, to_codes
 from paredown.techniques.quantize.ranges import channel_ranges
@@ -118,36 +127,33 @@ class RepQuantCard(Card):
         t, quick = self.thresholds, scale == "quick"
         seeds = list(range(4 if quick else 10))
         epochs = 16 if quick else 60
-        with _task.pool(2) as workers:
-            each = list(workers.map(quality, seeds, [epochs] * len(seeds)))
-        by = {name: [f[name] for f in each] for name in each[0]}
-        progress(", ".join(f"{n} {sum(v) / len(v):.3g}" for n, v in by.items()))
+        by = Paired.run(quality, seeds, epochs, progress=progress)
         floats, packed = sizes()
-
-        def less(a: str, b: str) -> list[float]:
-            return [x - y for x, y in zip(by[a], by[b], strict=True)]
 
         checks = [
             Check("codes that folding changes", sum(by["codes changed"]), "<=", t["codes_changed"]),
             Check("relative error of the fold", max(by["fold error"]), "<=", t["fold_error"]),
             _task.mean_check(
                 "accuracy, RepQ-ViT minus min-max",
-                less("RepQ-ViT", "min-max"),
+                by.less("RepQ-ViT", "min-max"),
                 ">=",
                 t["repq_minus_minmax"],
             ),
             _task.mean_check(
                 "accuracy, RepQuant minus RepQ-ViT",
-                less("RepQuant", "RepQ-ViT"),
+                by.less("RepQuant", "RepQ-ViT"),
                 ">=",
                 t["repquant_minus_repq"],
             ),
-            _task.mean_check("drop, RepQuant", less("float32", "RepQuant"), "<=", t["drop"]),
+            _task.mean_check("drop, RepQuant", by.less("float32", "RepQuant"), "<=", t["drop"]),
             _decibels(
-                "log-sqrt2 minus log2", less("dB, log-sqrt2", "dB, log2"), t, "sqrt2_minus_log2_db"
+                "log-sqrt2 minus log2",
+                by.less("dB, log-sqrt2", "dB, log2"),
+                t,
+                "sqrt2_minus_log2_db",
             ),
             _decibels(
-                "log2 minus uniform", less("dB, log2", "dB, uniform"), t, "log2_minus_uniform_db"
+                "log2 minus uniform", by.less("dB, log2", "dB, uniform"), t, "log2_minus_uniform_db"
             ),
             Check(
                 "weight bytes, float32 over packed",
@@ -158,21 +164,15 @@ class RepQuantCard(Card):
             ),
         ]
         figures: dict[str, Figure] = {
-            **{f"accuracy, {n}": mean_figure(by[n], "") for n in ("float32", *WAYS)},
+            **by.figures("accuracy", ("float32", *WAYS)),
             **{f"attention weights, {k}": mean_figure(by[f"dB, {k}"], "dB") for k in KINDS},
             "weight bytes, float32 over packed": counted(floats / packed, "x"),
         }
-        table: list[dict[str, Any]] = [
-            {"way": n, "seed": s, "accuracy": a}
-            for n in ("float32", *WAYS)
-            for s, a in zip(seeds, by[n], strict=True)
-        ]
+        table = by.rows("way", "accuracy", ("float32", *WAYS))
         return Experiment(figures, checks, seeds, {"accuracy": table})
 
 
 def _decibels(what: str, values: list[float], t: dict[str, float], key: str) -> Check:
     """A mean over seeds of differences in dB, with its own half-width as power."""
-    from paredown.papers.card import mean_and_power
-
     mean, half = mean_and_power(values)
     return Check(f"attention weights' signal to noise, {what}", mean, ">=", t[key], half, "dB")

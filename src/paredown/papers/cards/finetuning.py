@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from paredown.figure import Figure, counted, measured
 from paredown.measure.memory import torch_peak
-from paredown.papers.card import Card, Check, Experiment, Progress, Scale, half_width, mean_figure
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale, half_width
 from paredown.papers.cards import _task
+from paredown.papers.cards._paired import Paired
 from paredown.papers.timing import side_by_side
 from paredown.techniques.quantize.fold_norm import folded
 from paredown.techniques.train.tune_mode import tune_mode
@@ -218,9 +219,7 @@ class TuneModeCard(Card):
         speed: Figure = rows["tune"]["ratio"]
         seeds = list(range(3 if scale == "quick" else 10))
         budget = _task.Budget(epochs=8 if scale == "quick" else 15)
-        found = _task.over_seeds(transfer, seeds, budget, progress)
-        by = {mode: [f[mode] for f in found] for mode in MODES}
-        worst = max(f["loss difference"] for f in found)
+        by = Paired.run(transfer, seeds, budget, progress=progress)
         checks = [
             Check(
                 "saved bytes, tune over eval",
@@ -237,7 +236,12 @@ class TuneModeCard(Card):
                 half_width(speed),
                 "x",
             ),
-            Check("losses of 10 steps, tune off eval", worst, "<=", t["loss_difference"]),
+            Check(
+                "losses of 10 steps, tune off eval",
+                max(by["loss difference"]),
+                "<=",
+                t["loss_difference"],
+            ),
             _task.not_worse(
                 "accuracy, tune minus eval", by["tune"], by["eval"], t["tune_minus_eval"]
             ),
@@ -255,7 +259,6 @@ class TuneModeCard(Card):
             "time of a step, tune over eval": speed,
             "time of a step, deploy over eval": rows["deploy"]["ratio"],
             "a/a ratio": rows["a/a"]["ratio"],
-            **{f"accuracy, {m}": mean_figure(a, "") for m, a in by.items()},
+            **by.figures("accuracy", MODES),
         }
-        table = [{"seed": s, **f} for s, f in zip(seeds, found, strict=True)]
-        return Experiment(figures, checks, seeds, {"transfer": table})
+        return Experiment(figures, checks, seeds, {"transfer": by.rows("measured", "value")})

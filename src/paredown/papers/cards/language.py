@@ -17,9 +17,9 @@ from paredown.papers.card import (
     Progress,
     Scale,
     mean_and_power,
-    mean_figure,
 )
-from paredown.papers.cards import _task, _text
+from paredown.papers.cards import _text
+from paredown.papers.cards._paired import Paired
 from paredown.papers.timing import side_by_side
 from paredown.runtime import backend
 from paredown.technique import Technique
@@ -125,18 +125,11 @@ class LLMInt8Card(Card):
             return Experiment({}, [], [], untestable="no VNNI: int8 products would be simulated")
         seeds = list(range(3 if quick else 10))
         steps, count = (120, 256) if quick else (2000, 2048)
-        with _task.pool(2) as workers:
-            jobs = [workers.submit(scores, seed, steps, count) for seed in seeds]
-            found = [job.result() for job in jobs]
-        by = {name: [f[name] for f in found] for name in found[0]}
-        progress(", ".join(f"{n} {sum(v) / len(v):.4f}" for n, v in by.items()))
+        by = Paired.run(scores, seeds, steps, count, progress=progress)
         share, size = shares()
 
-        def over(name: str) -> list[float]:
-            return [a / b - 1 for a, b in zip(by[name], by["float32"], strict=True)]
-
         def check(name: str, op: Any, threshold: float) -> Check:
-            mean, half = mean_and_power(over(name))
+            mean, half = mean_and_power(by.over(name, "float32"))
             return Check(f"nats over float32's, {name}", mean, op, threshold, half)
 
         checks = [
@@ -154,11 +147,6 @@ class LLMInt8Card(Card):
             "time, LLM.int8() over float32": rows["LLM.int8()"]["ratio"],
             "time, one range over float32": rows["one range"]["ratio"],
             "a/a ratio": rows["a/a"]["ratio"],
-            **{f"nats a byte, {n}": mean_figure(v, "") for n, v in by.items()},
+            **by.figures("nats a byte"),
         }
-        table = [
-            {"way": n, "seed": s, "nats": a}
-            for n, v in by.items()
-            for s, a in zip(seeds, v, strict=True)
-        ]
-        return Experiment(figures, checks, seeds, {"nats": table})
+        return Experiment(figures, checks, seeds, {"nats": by.rows("way", "nats")})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ from paredown.analysis.floats import Float
 from paredown.analysis.formats import FORMATS
 from paredown.analysis.rounding import Rounding
 from paredown.figure import Figure, counted
-from paredown.papers.card import Card, Check, Experiment, Progress, Scale, mean_figure
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale
 from paredown.papers.cards import _scans, _task
+from paredown.papers.cards._paired import Paired
 from paredown.papers.timing import side_by_side
 
 CASTS = {
@@ -136,32 +137,26 @@ class PychopCard(Card):
         wrong = differing(values)
         seeds = list(range(3 if quick else 10))
         plan = _scans.Plan(epochs=8 if quick else 30, rate=0.05)
-        with _task.pool(2) as workers:
-            found = list(workers.map(scores, seeds, [plan] * len(seeds)))
-        by = {name: [f[name] for f in found] for name in found[0]}
-        progress(", ".join(f"{n} {sum(v) / len(v):.3f}" for n, v in by.items()))
-
-        def less(a: str, b: str) -> list[float]:
-            return [x - y for x, y in zip(by[a], by[b], strict=True)]
+        by = Paired.run(scores, seeds, plan, progress=progress)
 
         nearest, stochastic = "trained, nearest-even", "trained, stochastic"
         checks = [
             Check("codes and casts unlike torch's", wrong, "<=", t["differing"]),
             _task.mean_check(
                 "drop, 8 bits (4, 3)",
-                less("float32", "8 bits (4, 3)"),
+                by.less("float32", "8 bits (4, 3)"),
                 "<=",
                 t["drop_at_8_bits"],
             ),
             _task.mean_check(
                 "drop, 4 bits (2, 1)",
-                less("float32", "4 bits (2, 1)"),
+                by.less("float32", "4 bits (2, 1)"),
                 ">=",
                 t["drop_at_4_bits"],
             ),
             _task.mean_check(
                 "accuracy, 8-bit weights trained by stochastic minus by nearest rounding",
-                less(stochastic, nearest),
+                by.less(stochastic, nearest),
                 ">=",
                 t["stochastic_minus_nearest"],
             ),
@@ -172,11 +167,7 @@ class PychopCard(Card):
             "values compared": counted(len(CASTS) * values, ""),
             "time, emulated over native cast": rows["emulated"]["ratio"],
             "a/a ratio": rows["a/a"]["ratio"],
-            **{f"accuracy, {n}": mean_figure(v, "") for n, v in by.items()},
+            **by.figures("accuracy"),
         }
-        table: list[dict[str, Any]] = [
-            {"format": n, "seed": s, "accuracy": a}
-            for n, v in by.items()
-            for s, a in zip(seeds, v, strict=True)
-        ]
+        table = by.rows("format", "accuracy")
         return Experiment(figures, checks, seeds, {"accuracy": table})

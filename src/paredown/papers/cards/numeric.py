@@ -14,8 +14,9 @@ from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.nn import InvertedResidual
 from paredown.nn.conv import ConvNormAct, relu
-from paredown.papers.card import Card, Check, Experiment, Progress, Scale, half_width, mean_figure
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale, half_width
 from paredown.papers.cards import _qat, _task
+from paredown.papers.cards._paired import Paired
 from paredown.papers.timing import side_by_side
 from paredown.runtime import backend
 from paredown.technique import Technique
@@ -151,17 +152,10 @@ class QuantWhitepaperCard(Card):
         t = self.thresholds
         seeds = list(range(3 if scale == "quick" else 8))
         budget = _task.Budget(epochs=8 if scale == "quick" else 20)
-        each = _task.over_seeds(scores, seeds, budget, progress)
-        found = {way: [s[way] for s in each] for way in (*WAYS, *TUNED)}
-        drops = {
-            way: np.subtract(found[group[0]], found[way]).tolist()
-            for group in (WAYS, TUNED)
-            for way in group[1:]
-        }
+        by = Paired.run(scores, seeds, budget, progress=progress)
+        drops = {way: by.less(group[0], way) for group in (WAYS, TUNED) for way in group[1:]}
         worse = np.subtract(drops["per-layer"], drops["per-channel"]).tolist()
-        figures: dict[str, Figure] = {
-            f"accuracy, {way}": mean_figure(a, "") for way, a in found.items()
-        }
+        figures: dict[str, Figure] = by.figures("accuracy", (*WAYS, *TUNED))
         large = stored_bytes(dense("linear").model)
         small = stored_bytes(through(dense("linear"), StaticInt8()).model)
         figures["size, fp32 over int8"] = counted(large / small, "x")

@@ -10,8 +10,9 @@ from torch import nn
 
 from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
-from paredown.papers.card import Card, Check, Experiment, Progress, Scale, mean_figure
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale
 from paredown.papers.cards import _scans, _task
+from paredown.papers.cards._paired import Paired
 from paredown.runtime.torch_lowering import held_bytes
 from paredown.techniques.quantize.quantized_distillation import QuantizedDistillation
 from paredown.techniques.recover import Plan, train
@@ -92,18 +93,12 @@ class QuantizedDistillationCard(Card):
         t, quick = self.thresholds, scale == "quick"
         seeds = list(range(4 if quick else 10))
         epochs = 8 if quick else 40
-        with _task.pool(2) as workers:
-            each = list(workers.map(scores, seeds, [epochs] * len(seeds)))
-        by = {name: [f[name] for f in each] for name in each[0]}
-        progress(", ".join(f"{n} {sum(v) / len(v):.3f}" for n, v in by.items()))
-
-        def less(a: str, b: str) -> list[float]:
-            return [x - y for x, y in zip(by[a], by[b], strict=True)]
+        by = Paired.run(scores, seeds, epochs, progress=progress)
 
         checks = [
             _task.mean_check(
                 f"accuracy at {bits} bits, {name} minus after training",
-                less(f"{name}, {bits} bits", f"after training, {bits} bits"),
+                by.less(f"{name}, {bits} bits", f"after training, {bits} bits"),
                 ">=",
                 t[f"{key}_minus_after_at_{bits}"],
             )
@@ -111,23 +106,19 @@ class QuantizedDistillationCard(Card):
             for key, name in (("weights", "quantized distillation"), ("points", "points"))
         ]
         ratio = by["bytes"][0]
+        networks = [n for n in by if n != "bytes"]
         checks += [
             _task.mean_check(
                 "drop from the teacher, quantized distillation at 4 bits",
-                less("teacher", "quantized distillation, 4 bits"),
+                by.less("teacher", "quantized distillation, 4 bits"),
                 "<=",
                 t["drop_from_teacher_at_4"],
             ),
             Check("bytes, teacher over student", ratio, ">=", t["bytes_ratio"], unit="x"),
         ]
         figures: dict[str, Figure] = {
-            **{f"accuracy, {n}": mean_figure(v, "") for n, v in by.items() if n != "bytes"},
+            **by.figures("accuracy", networks),
             "bytes, teacher over student": counted(ratio, "x"),
         }
-        table: list[dict[str, Any]] = [
-            {"network": n, "seed": s, "accuracy": a}
-            for n, v in by.items()
-            if n != "bytes"
-            for s, a in zip(seeds, v, strict=True)
-        ]
+        table = by.rows("network", "accuracy", networks)
         return Experiment(figures, checks, seeds, {"accuracy": table})

@@ -13,8 +13,9 @@ from paredown.analysis import integer as ints
 from paredown.analysis.integer_vit import IntegerViT
 from paredown.analysis.vit_quantizers import Place, bench, profile
 from paredown.figure import Figure
-from paredown.papers.card import Card, Check, Experiment, Progress, Scale, mean_figure
+from paredown.papers.card import Card, Check, Experiment, Progress, Scale
 from paredown.papers.cards import _scans, _task, _vits
+from paredown.papers.cards._paired import Paired
 from paredown.techniques.quantize.repquant import RepQuant
 from paredown.workload import Workload
 
@@ -149,29 +150,23 @@ class ViTQuantSurveyCard(Card):
         seeds = list(range(2 if quick else 8))
         epochs = 16 if quick else 60
         errors = largest_errors()
-        with _task.pool(2) as workers:
-            each = list(workers.map(quality, seeds, [epochs] * len(seeds)))
-        by = {name: [f[name] for f in each] for name in each[0]}
-        progress(", ".join(f"{n} {sum(v) / len(v):.3g}" for n, v in by.items()))
-
-        def less(a: str, b: str) -> list[float]:
-            return [x - y for x, y in zip(by[a], by[b], strict=True)]
+        by = Paired.run(quality, seeds, epochs, progress=progress)
 
         best = max(SPECIAL, key=lambda n: sum(by[f"{n} W4A4"]))
-        worst = max(METHODS, key=lambda n: sum(less("float32", f"{n} W8A8")))
+        worst = max(METHODS, key=lambda n: sum(by.less("float32", f"{n} W8A8")))
         checks = [
             _task.mean_check(
                 f"accuracy at W4A4, {best} minus min-max",
-                less(f"{best} W4A4", "min-max W4A4"),
+                by.less(f"{best} W4A4", "min-max W4A4"),
                 ">=",
                 t["special_minus_minmax_at_4"],
             ),
             _task.mean_check(
-                f"drop at W8A8, {worst}", less("float32", f"{worst} W8A8"), "<=", t["drop_at_8"]
+                f"drop at W8A8, {worst}", by.less("float32", f"{worst} W8A8"), "<=", t["drop_at_8"]
             ),
             _task.mean_check(
                 "drop at W4A4, min-max",
-                less("float32", "min-max W4A4"),
+                by.less("float32", "min-max W4A4"),
                 ">=",
                 t["minmax_drop_at_4"],
             ),
@@ -197,20 +192,21 @@ class ViTQuantSurveyCard(Card):
             ),
             _task.mean_check(
                 "drop, integers alone",
-                less("float32", "integer only, shift"),
+                by.less("float32", "integer only, shift"),
                 "<=",
                 t["integer_drop"],
             ),
         ]
         names = ("float32", *(n for n in by if " W" in n or n.startswith("integer only")))
-        figures: dict[str, Figure] = {f"accuracy, {n}": mean_figure(by[n], "") for n in names}
+        figures: dict[str, Figure] = by.figures("accuracy", names)
         rows: list[dict[str, Any]] = []
         for name in (n for n in by if n.startswith("dB, ")):
             method, place, bits = name.removeprefix("dB, ").rsplit(", ", 2)
-            mean = sum(by[name]) / len(seeds)
-            rows.append({"method": method, "after": place, "bits": int(bits), "decibels": mean})
+            rows.append(
+                {"method": method, "after": place, "bits": int(bits), "decibels": by.mean(name)}
+            )
         grid = [
-            {"method": n, "bits": b, "accuracy": sum(by[f"{n} W{b}A{b}"]) / len(seeds)}
+            {"method": n, "bits": b, "accuracy": by.mean(f"{n} W{b}A{b}")}
             for n in METHODS
             for b in WIDTHS
         ]
