@@ -20,6 +20,7 @@ def distillation(out: Any, wanted: Any, target: Any, temperature: float) -> Tens
 
     Logits are float outputs with several classes last, with integer targets or no target at all.
     The squared error is relative to the teacher's variance, so that its scale does not matter.
+    No gradient reaches ``wanted``.
     """
     from paredown.graph.tensors import walk
 
@@ -30,7 +31,7 @@ def distillation(out: Any, wanted: Any, target: Any, temperature: float) -> Tens
     ]
     if not pairs:
         raise InputError("the original and the pared model return no tensors of equal shape")
-    a, b = (t.float() for t in pairs[0])
+    a, b = pairs[0][0].float(), pairs[0][1].detach().float()
     labels = target is None or (isinstance(target, Tensor) and not target.is_floating_point())
     if labels and a.ndim >= 2 and a.shape[-1] > 1:
         p = F.log_softmax(a.flatten(0, -2) / temperature, -1)

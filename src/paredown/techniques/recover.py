@@ -24,6 +24,7 @@ from paredown.errors import InputError
 from paredown.quality import judge
 from paredown.runtime.zeros import kept_zeros
 from paredown.techniques.checkpoint import Checkpoint
+from paredown.techniques.companion import Companion
 from paredown.techniques.distance import Taps, distillation
 from paredown.workload import Evaluate, TrainingData
 
@@ -132,18 +133,19 @@ def train(
     plan: Plan,
     *,
     evaluate: Evaluate | None = None,
+    companion: Companion | None = None,
 ) -> Outcome:
     """Train ``student`` in place and leave it in its best state.
 
     Without a ``teacher`` the data's own loss is used; raises ``InputError`` when there is neither,
     or when the data yields no batch. The score is ``evaluate``'s mean, else minus the loss on the
-    first batches in eval mode.
+    first batches in eval mode. A ``companion`` adds losses and trains along.
     """
     if teacher is None and data.loss is None:
         raise InputError("recovery needs the original model or a `loss` in the training data")
     with torch.random.fork_rng(devices=[]):
         try:
-            return _Training(student, teacher, data, plan, evaluate).run()
+            return _Training(student, teacher, data, plan, evaluate, companion).run()
         finally:
             lay_out(student, torch.contiguous_format)
 
@@ -158,9 +160,12 @@ class _Training:
         data: TrainingData,
         plan: Plan,
         evaluate: Evaluate | None,
+        companion: Companion | None,
     ) -> None:
         self.student, self.teacher, self.data, self.plan = student, teacher, data, plan
-        self.evaluate = evaluate
+        self.evaluate, self.companion = evaluate, companion
+        # What a checkpoint holds as it is now.
+        self.whole = student if companion is None else nn.ModuleList([student, companion])
         self.session = _session.get()
         if plan.channels_last:
             for model in (student, teacher):
@@ -168,7 +173,7 @@ class _Training:
                     lay_out(model, torch.channels_last)
         self.taps = Taps(student, teacher) if teacher is not None and plan.features else None
         self.weights = [
-            p for p in student.parameters() if p.requires_grad and p.is_floating_point()
+            p for p in self.whole.parameters() if p.requires_grad and p.is_floating_point()
         ]
         self.zeros = kept_zeros(student)
         self.optimizer = torch.optim.AdamW(self.weights, plan.lr, weight_decay=plan.decay)
@@ -182,12 +187,12 @@ class _Training:
             self.teacher.eval()
         plan = self.plan
         store = Checkpoint(
-            self.session.folder, {"plan": asdict(plan), "what": signature(self.student)}
+            self.session.folder, {"plan": asdict(plan), "what": signature(self.whole)}
         )
         out = Outcome(0, 0, 0.0, 0.0, "all steps done")
         best = snapshot(self.student)
         stale = 0
-        resumed = store.load(self.student, self.optimizer)
+        resumed = store.load(self.whole, self.optimizer)
         if resumed is not None:
             best, stale = resumed.best, resumed.extra.pop("stale")
             out = Outcome(**resumed.extra)
@@ -219,7 +224,7 @@ class _Training:
                 if score >= out.best_score:
                     best, stale = snapshot(self.student), 0
                     out.best_score, out.best_step = score, out.steps
-                store.save(self.student, self.optimizer, best, {**asdict(out), "stale": stale})
+                store.save(self.whole, self.optimizer, best, {**asdict(out), "stale": stale})
                 if stale >= plan.patience:
                     out.ended = f"no better score in {stale} checks"
                     break
@@ -230,9 +235,10 @@ class _Training:
 
     def _step(self, step: int, batch: tuple[tuple[Any, ...], Any]) -> float:
         self.student.train()
+        rate = self.plan.lr * schedule(step, self.plan.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.lr * schedule(step, self.plan.steps)
-        loss = self._loss(*batch)
+            group["lr"] = rate
+        loss = self._loss(*batch, self.companion)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for weight, free in self.zeros:
@@ -242,9 +248,13 @@ class _Training:
         value = float(loss.detach())
         if math.isfinite(value):
             self.optimizer.step()
+            if self.companion is not None:
+                self.companion.stepped(rate)
         return value
 
-    def _loss(self, inputs: tuple[Any, ...], target: Any) -> Tensor:
+    def _loss(
+        self, inputs: tuple[Any, ...], target: Any, companion: Companion | None = None
+    ) -> Tensor:
         plan = self.plan
         if plan.channels_last:
             inputs = tuple(nhwc(x) for x in inputs)
@@ -263,10 +273,14 @@ class _Training:
                 terms.append(share * self.data.loss(out, target))
             if self.taps is not None:
                 terms.append(plan.features * self.taps.difference())
+            if companion is not None:
+                terms.append(companion.loss(self.student, inputs, target, out))
         return torch.stack([t.float() for t in terms]).sum()
 
     def score(self) -> float:
         """How good the student is now: the judge's mean, else minus the held batches' loss."""
+        if self.companion is not None:
+            self.companion.judging(self.student)
         if self.evaluate is not None:
             value = judge(self.evaluate, self.student)
             return float(value) if isinstance(value, (int, float)) else float(value.mean())

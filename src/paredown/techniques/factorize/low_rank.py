@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 from paredown.editing import Editor
 from paredown.errors import InputError, NotApplicable
-from paredown.graph.dependency import CONV
 from paredown.graph.graph import Graph
-from paredown.runtime.forms_lowrank import LowRankConv, LowRankLinear
 from paredown.technique import (
     Change,
     Choice,
@@ -36,12 +34,18 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.factorize.common import (
+    FACTORS,
+    break_even,
+    factor_sites,
+    factors,
+    factors_in,
+    fits,
+    shape_of,
+)
 from paredown.techniques.factorize.covariance import covariances
-from paredown.techniques.quantize.common import Usage, is_conv1d, matrix, paths, site
+from paredown.techniques.quantize.common import matrix, paths
 from paredown.workload import Workload
-
-THIN = 4
-"""Below this break-even rank two layers only add an operator."""
 
 
 @dataclass(frozen=True)
@@ -84,55 +88,14 @@ class LowRank(Rewrite):
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Every linear layer and plain convolution whose rank can fall below break-even."""
-        usage = Usage(workload, graph)
-        ok: dict[str, str] = {}
-        refused: dict[str, str] = {}
-        for path, module in workload.model.named_modules():
-            if not (isinstance(module, (nn.Linear, *CONV)) or is_conv1d(module)):
-                continue
-            name = site(path, workload, "weight")
-            reason = usage.why_not(module) or self._refuse(module)
-            if reason is None:
-                ok[name] = path
-            else:
-                refused[name] = reason
-        sites = Sites(tuple(s for s in ok if s not in refused), refused)
-        return self._that_run(graph, sites)
+        return factor_sites(self, workload, graph, self._refuse)
 
     def _refuse(self, module: nn.Module) -> str | None:
-        if isinstance(module, CONV) and module.groups > 1:
-            return "grouped convolutions are already thin"
-        rows, columns = _shape(module)
-        limit = break_even(rows, columns)
-        if limit < THIN:
-            return f"a {rows} x {columns} matrix is already thin"
-        rank = self._rank(rows, columns)
+        rows, columns = shape_of(module)
+        limit, rank = break_even(rows, columns), self._rank(rows, columns)
         if rank >= limit:
             return f"rank {rank} saves no multiply-accumulates (break-even {limit:.1f})"
         return None
-
-    def _that_run(self, graph: Graph, sites: Sites) -> Sites:
-        """Sites without those in whose place the model's own code wants the original layer."""
-        from paredown.errors import CaptureError
-
-        if not sites.ok:
-            return sites
-        try:
-            self.preview(graph, sites)
-        except (CaptureError, AttributeError):
-            pass
-        else:
-            return sites
-        good: list[str] = []
-        refused = dict(sites.refused)
-        for one in sites.ok:
-            try:
-                self.preview(graph, Sites((one,), {}, sites.overrides))
-            except (CaptureError, AttributeError) as e:
-                refused[one] = f"the model's code needs the layer itself: {e}"
-            else:
-                good.append(one)
-        return Sites(tuple(good), refused, sites.overrides)
 
     def _rank(self, rows: int, columns: int, values: Tensor | None = None) -> int:
         """The rank for one matrix; ``values`` are its singular values where they are known."""
@@ -152,7 +115,7 @@ class LowRank(Rewrite):
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
         """Factor every site's weight; the factors and ranks are recorded."""
-        found = [(s, p) for s, p in paths(workload, sites.ok) if _fits(workload, p)]
+        found = [(s, p) for s, p in paths(workload, sites.ok) if fits(workload, p)]
         by_path = {p: self._at(sites, s) for s, p in found}
         wanted = [p for p, own in by_path.items() if own.aware]
         inputs = covariances(workload, wanted) if wanted else {}
@@ -184,10 +147,10 @@ class LowRank(Rewrite):
         ranks: dict[str, int] = {}
         tensors: dict[str, Tensor] = {}
         for s, path in paths(workload, sites.ok):
-            if not _fits(workload, path):
+            if not fits(workload, path):
                 continue
             module: Any = workload.model.get_submodule(path)
-            rows, columns = _shape(module)
+            rows, columns = shape_of(module)
             rank = ranks[path] = self._at(sites, s)._rank(rows, columns)
             kind: Any = module.weight.dtype
             tensors[f"{path}.second"] = torch.empty(rows, rank, dtype=kind)
@@ -200,18 +163,7 @@ class LowRank(Rewrite):
         renames: dict[str, tuple[str, ...]] = {}
         notes: list[str] = []
         for path, rank in decisions.values["ranks"].items():
-            module: Any = editor.model.get_submodule(path)
-            first, second = (decisions.tensors[f"{path}.{k}"] for k in ("first", "second"))
-            bias = module.bias
-            dtype = str(module.weight.dtype).removeprefix("torch.")
-            editor.swap(path, _form(module, rank, dtype))
-            if isinstance(module, CONV):
-                first = first.reshape(rank, *module.weight.shape[1:])
-                second = second.reshape(*second.shape, *(1 for _ in module.kernel_size))
-            editor.tensor(f"{path}.first", "weight", first)
-            editor.tensor(f"{path}.second", "weight", second)
-            if bias is not None:
-                editor.tensor(f"{path}.second", "bias", bias.detach())
+            factors_in(editor, path, *(decisions.tensors[f"{path}.{k}"] for k in FACTORS))
             renames[path] = (f"{path}.first", f"{path}.second")
             lost = decisions.values["energy_lost"].get(path)
             notes.append(f"{path}: rank {rank}" + (f", {lost:.2%} of energy lost" if lost else ""))
@@ -222,72 +174,3 @@ class LowRank(Rewrite):
         own = self.at(sites, name)
         assert isinstance(own, LowRank)
         return own if own is not self else replace(self)
-
-
-def break_even(rows: int, columns: int) -> float:
-    """The rank at which two factors cost as much as one matrix."""
-    return rows * columns / (rows + columns)
-
-
-def factors(weight: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """``(left, values, right)`` with ``left * values @ right = weight``, best rank first.
-
-    With a covariance C of the inputs (columns, columns) the decomposition is that of ``weight @
-    S``, S the Cholesky factor of C, so truncation has the least error of outputs.
-    """
-    w = weight.double()
-    if covariance is None:
-        u, s, v = torch.linalg.svd(w, full_matrices=False)
-        return u.float(), s.float(), v.float()
-    root = _root(covariance.double())
-    u, s, v = torch.linalg.svd(w @ root, full_matrices=False)
-    back = torch.linalg.solve_triangular(root, v, upper=False, left=False)
-    return u.float(), s.float(), back.float()
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """Cholesky factor, damped by as little as makes the matrix positive definite.
-
-    The sums are float32: a dominant direction leaves errors above any fixed small damping.
-    Raises ``NotApplicable`` where the inputs were not finite.
-    """
-    eye = torch.eye(len(covariance), dtype=torch.float64)
-    mean = float(covariance.diagonal().mean()) or 1e-6
-    for exponent in range(-6, 1):
-        root, info = torch.linalg.cholesky_ex(covariance + 10.0**exponent * mean * eye)
-        if int(info) == 0:
-            return root
-    raise NotApplicable("low-rank: the calibration inputs of a layer are not finite")
-
-
-def _form(module: Any, rank: int, dtype: str) -> nn.Module:
-    if not isinstance(module, CONV):
-        rows, columns = _shape(module)
-        return LowRankLinear(columns, rows, rank, module.bias is not None, dtype)
-    padding = module.padding if isinstance(module.padding, str) else list(module.padding)
-    return LowRankConv(
-        [int(n) for n in module.weight.shape],
-        rank,
-        list(module.stride),
-        padding,
-        list(module.dilation),
-        module.bias is not None,
-        module.padding_mode,
-        dtype,
-    )
-
-
-def _shape(module: Any) -> tuple[int, int]:
-    """Rows and columns of a layer's matrix: outputs, and inputs times kernel positions."""
-    shape = [int(n) for n in module.weight.shape]
-    if is_conv1d(module):
-        return shape[1], shape[0]
-    columns = 1
-    for n in shape[1:]:
-        columns *= n
-    return shape[0], columns
-
-
-def _fits(workload: Workload, path: str) -> bool:
-    module = workload.model.get_submodule(path)
-    return isinstance(module, (nn.Linear, *CONV)) or is_conv1d(module)
