@@ -118,6 +118,7 @@ class Constraint:
         value = (whole.quantiles or {}).get(self.part)
         if value is None:
             only = f"{self.metric} was not measured, only {self.kind.name}"
+            only += f": {whole.reason}" if whole.reason else ""
             return unavailable(self.kind.unit, only)
         return Figure(value=value, unit=whole.unit, how=whole.how, n=whole.n)
 

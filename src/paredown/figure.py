@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -54,6 +55,47 @@ class Figure(BaseModel):
         if self.value is None:
             raise ValueError(f"figure unavailable: {self.reason}")
         return self.value
+
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+INPUTS = 100
+"""Inputs from which quantiles over inputs are told (CONTRACTS, Figures)."""
+
+
+def over_inputs(values: Sequence[float], unit: str, how: How) -> Figure:
+    """The mean of one value per input, and its quantiles; none of these below `INPUTS` inputs."""
+    n, ordered = len(values), sorted(values)
+    if n < INPUTS:
+        few = f"quantiles over inputs need {INPUTS} of them, {n} were given"
+        return Figure(value=sum(values) / n, unit=unit, how=how, n=n, reason=few)
+    return Figure(
+        value=sum(values) / n,
+        unit=unit,
+        how=how,
+        n=n,
+        quantiles={f"p{round(100 * q)}": _quantile(ordered, q) for q in QUANTILES},
+        over="inputs",
+    )
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    """Linear between neighbours, as numpy's."""
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def with_parts(figures: Mapping[str, Figure]) -> dict[str, float]:
+    """The known values by metric, quantiles too: ``latency`` and ``latency.p95``."""
+    found: dict[str, float] = {}
+    for metric, figure in figures.items():
+        if figure.value is None:
+            continue
+        found[metric] = figure.value
+        if "." not in metric:
+            found |= {f"{metric}.{name}": v for name, v in (figure.quantiles or {}).items()}
+    return found
 
 
 def measured(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from paredown.errors import NotApplicable
 from paredown.measure.child import Jobs, Limits, tell
-from paredown.measure.compare import Comparison, Timed, interleave
+from paredown.measure.compare import Comparison, Timed
+from paredown.measure.over_inputs import compared
 
 if TYPE_CHECKING:
     from paredown.runtime.backend import Executable
@@ -48,7 +49,7 @@ def _compare(subjects: list[Subject], threads: int, seconds: float) -> Compariso
         executable, workload = ready(s, threads)
         runs.append((s.name, Timed(executable, workload)))
     tell("timing")
-    return interleave(runs, seconds=seconds)
+    return compared(runs, seconds=seconds)
 
 
 def ready(subject: Subject, threads: int) -> tuple[Executable, Workload]:

@@ -68,6 +68,9 @@ class Workload:
     evaluate: Evaluate | None = None
     verify: Evaluate | None = None
     training: TrainingData | None = None
+    population: Sequence[Any] | None = None
+    """Inputs as use brings them, in their order, items as in ``calibration`` (which stands in when
+    left out): what a cost that depends on the input is measured and priced over."""
     scale: float | None = None
     source: TargetRef | None = None
     carry: tuple[str, ...] = ()
@@ -116,6 +119,12 @@ class Workload:
             return
         for item in self.calibration:
             yield as_call(item)
+
+    def population_inputs(self) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """The population as ``(args, kwargs)``, in order; calibration's where there is none."""
+        if self.population is None:
+            return list(self.calibration_inputs())
+        return [as_call(item) for item in self.population]
 
     def call(self) -> Any:
         """One run of the model on the example inputs, without autograd."""

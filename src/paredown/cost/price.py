@@ -3,8 +3,9 @@
 Time of an operator = max(arithmetic, data movement) + call overhead. Arithmetic runs at the peak of
 its dtype times an efficiency by kind; activations move at the bandwidth of the smallest memory
 level that holds them, weights at that of the level that holds all weights, since a run passes over
-all of them. Waterline and efficiency gap follow convfirst (On the Efficiency of Convolutional
-Neural Networks, 2024, sections 3 and 4).
+all of them. An operator that not every input needs counts by the share that does. Waterline and
+efficiency gap follow convfirst (On the Efficiency of Convolutional Neural Networks, 2024, sections
+3 and 4).
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _learned(costs: list[Cost], graph: Graph, device: Device, backend: str) -> l
         if known is None:
             made.append(cost)
             continue
-        taken = max(factor * _bound(cost) * known[0], cost.ideal_s) + call
+        taken = max(factor * _bound(cost) * known[0], cost.ideal_s) + call * cost.run.node.share
         made.append(replace(cost, learned_s=taken, error=known[1]))
     return made
 
@@ -134,22 +135,23 @@ def level_for(device: Device, nbytes: int) -> Level:
 
 
 def _cost(run: Run, device: Device, backend: str, weights: int) -> Cost:
-    node, work = run.node, run.node.work
+    node, work, share = run.node, run.node.work, run.node.share
     rate = peak(device, run.dtype)
-    macs = 0 if run.folded else node.macs or 0
+    macs = 0 if run.folded else (node.macs or 0) * share
     reached = efficiency(device, backend, run.kind, run.dtype)
     simple = 0.0
     if not run.folded:
         simple = work.get("elementwise", 0) + work.get("compare", 0)
         simple += TRANSCENDENTAL * work.get("transcendental", 0)
-    pointwise = simple / device.elementwise_s
+    pointwise = share * simple / device.elementwise_s
     compute = macs / (rate * reached) + pointwise
     near = level_for(device, run.read + run.written)
     memory = run.weight_bytes / level_for(device, weights).read_bytes_s
     memory += run.read / near.read_bytes_s
     memory += run.written / (near.write_bytes_s or near.read_bytes_s)
-    call = overhead(device, backend) if run.called else 0.0
-    moved = run.weight_bytes + run.read + run.written
+    memory *= share
+    call = share * overhead(device, backend) if run.called else 0.0
+    moved = share * (run.weight_bytes + run.read + run.written)
     ideal = macs / rate
     floor = max(ideal, moved / device.memory.read_bytes_s)
     bound: Bound = "compute" if compute >= memory else "memory"
@@ -268,10 +270,11 @@ class Priced:
         joules = per_byte * self.traffic.known()
         for c in self.costs:
             per_mac = _energy_per_mac(self.device, c.run.dtype)
-            joules += per_mac * (c.run.node.macs or 0)
+            joules += per_mac * (c.run.node.macs or 0) * c.run.node.share
             near = level_for(self.device, c.run.read + c.run.written)
             if near is not self.device.memory and near.energy_j_per_byte is not None:
-                joules += near.energy_j_per_byte * (c.run.read + c.run.written)
+                bytes_ = (c.run.read + c.run.written) * c.run.node.share
+                joules += near.energy_j_per_byte * bytes_
         return figure.predicted(
             joules, "J", reason="energy per MAC and byte; idle and control left out"
         )

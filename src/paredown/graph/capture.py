@@ -92,6 +92,25 @@ def capture(workload: Workload, *, train: bool = False, already_fake: bool = Fal
     return rules.annotate(graph)
 
 
+def capture_run(
+    workload: Workload, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> Graph:
+    """Record one real run on these inputs, with the branches that they take (`graph.varying`).
+
+    Runs the model as it is, with its weights; ``Graph.source`` is the workload with these inputs.
+    Raises ``CaptureError`` naming the user's line when the model raises.
+    """
+    source = replace(workload, inputs=args, kwargs=dict(kwargs or {}))
+    try:
+        with torch.inference_mode(False):
+            graph = _record(source, train=False)
+    except Exception as e:
+        where = last_user_line(e, __file__)
+        raise CaptureError(f"{workload.name} raised in forward{where}: {_line_of(e)}") from e
+    graph.source = source
+    return rules.annotate(graph)
+
+
 def _record(source: Workload, train: bool) -> Graph:
     recorder = Recorder(source.model)
     recorder.declare(source)

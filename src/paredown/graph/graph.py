@@ -65,7 +65,8 @@ class Node:
     qualified path of the innermost module, ``line`` the user's ``file.py:12``. ``work`` counts
     logical work by kind (``macs``, ``elementwise``, ``transcendental``, ``compare``); ``macs`` is
     None when no rule knows the operator, and then ``priced`` is False. ``view`` marks views and
-    metadata operators, which stand outside every share.
+    metadata operators, which stand outside every share. ``share`` is how often a run is expected to
+    call it: below 1 where that depends on the input (`graph.varying`).
     """
 
     index: int
@@ -84,6 +85,7 @@ class Node:
     priced: bool = True
     view: bool = False
     why: str | None = None
+    share: float = 1.0
 
 
 @dataclass
@@ -105,8 +107,8 @@ class Graph:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of every priced node."""
-        return sum(n.macs or 0 for n in self.nodes)
+        """Multiply-accumulates of every priced node; an expectation where shares are below 1."""
+        return round(sum((n.macs or 0) * n.share for n in self.nodes))
 
     @property
     def params(self) -> int:

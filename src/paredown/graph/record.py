@@ -32,6 +32,7 @@ from paredown.graph.tensors import (
     packed_weight,
     walk,
 )
+from paredown.graph.varying import share_now
 from paredown.workload import Workload
 
 _MARK = "paredown.module"
@@ -152,6 +153,7 @@ class Recorder(TorchDispatchMode):
             module=self._module(),
             line=user_line(sys._getframe().f_back, self._stop),
             phase=self.phase,
+            share=share_now(),
         )
         self._nodes.append(node)
         return out

@@ -13,8 +13,9 @@ from paredown.figure import Figure, counted
 from paredown.graph.capture import capture
 from paredown.measure import memory
 from paredown.measure.child import Jobs
-from paredown.measure.compare import Timed, interleave
+from paredown.measure.compare import Timed
 from paredown.measure.fingerprint import fingerprint
+from paredown.measure.over_inputs import compared
 from paredown.paring import predicting, request
 from paredown.paring.predicting import Accepted
 from paredown.paring.request import Request
@@ -176,7 +177,7 @@ def _count(
 
 
 def _time(found: Found, runs: list[tuple[str, Timed]]) -> None:
-    c = interleave(runs, seconds=SECONDS)
+    c = compared(runs, seconds=SECONDS)
     for name, figures in (("before", found.before), ("after", found.figures)):
         if any(name == run for run, _ in runs):
             figures |= c[name].figures()

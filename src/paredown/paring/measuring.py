@@ -11,7 +11,7 @@ import numpy as np
 
 from paredown import artefact, quality
 from paredown.errors import ParedownError
-from paredown.figure import Figure, counted
+from paredown.figure import Figure, counted, with_parts
 from paredown.graph.capture import capture
 from paredown.measure import memory
 from paredown.measure.child import Jobs, Limits
@@ -137,7 +137,7 @@ def measured(report: trial.Report, baseline: dict[str, float], accepted: Accepte
     latency by its paired ratio, which is steadier.
     """
     accepted.fill(report.figures, report.ratios, report.predicted)
-    values = {m: f.value for m, f in report.figures.items() if f.value is not None}
+    values = with_parts(report.figures)
     for metric, ratio in report.ratios.items():
         if metric.partition(".")[0] in ("latency", "throughput") and metric in baseline:
             values[metric] = ratio.known() * baseline[metric]

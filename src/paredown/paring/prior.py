@@ -77,7 +77,9 @@ class Prior:
         value = self.base.get(at, 1.0)
         for step in on:
             value *= self.ratios[step].get(at, 1.0)
-        known, reference = self.baseline.get(cost), self.base.get(key(cost, self.own))
+        # A quantile is predicted like the whole, and scaled to the original's own quantile.
+        known = self.baseline.get(metric if name != "throughput" else cost, self.baseline.get(cost))
+        reference = self.base.get(key(cost, self.own))
         if known is not None and reference:
             value *= known / reference
         if name == "throughput":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from paredown import registry
-from paredown.figure import Figure
+from paredown.figure import Figure, with_parts
 from paredown.graph.capture import capture
 from paredown.graph.graph import Graph
 from paredown.measure.child import Jobs, Limits
@@ -120,7 +120,7 @@ def run(request: Request, progress: Progress) -> Run:
     progress.update("measuring the original")
     accepted = predicting.accepted(request, graph)
     baseline = measuring.baseline(request, jobs, accepted)
-    first_guess.baseline = {m: f.value for m, f in baseline.items() if f.value is not None}
+    first_guess.baseline = with_parts(baseline)
     if request.budget.quality:
         survey(request, space, first_guess, jobs, progress)
     goal = candidates.goal(request, first_guess.baseline)

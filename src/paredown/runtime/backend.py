@@ -84,6 +84,15 @@ class Executable(ABC):
         """
         return ()
 
+    @property
+    def varies(self) -> str | None:
+        """Why the cost of a run depends on its input; None where every run is the same work."""
+        return None
+
+    def forget(self) -> None:
+        """Empty what is kept from one run to the next; nothing is, unless a module says so."""
+        return
+
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One call of the model: in a loop (`generate` ...) a part of a run, else the run."""
         return self(*args, **kwargs)

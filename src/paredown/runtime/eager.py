@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from paredown.errors import ArtefactError, InputError
+from paredown.graph import varying
 from paredown.graph.graph import Graph
 from paredown.runtime import sparse_file, torch_lowering
 from paredown.runtime.backend import Asked, Backend, Executable, Ran
@@ -47,6 +48,15 @@ class EagerExecutable(Executable):
     def laps(self) -> list[float]:
         """Seconds from the start of the last run to the end of each step of its loop."""
         return self._laps
+
+    @property
+    def varies(self) -> str | None:
+        """What the first module that branches on its input says of it."""
+        return varying.varies(self.model)
+
+    def forget(self) -> None:
+        """Empty every module's memory of earlier runs."""
+        varying.forget(self.model)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One call of the module."""

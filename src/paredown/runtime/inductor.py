@@ -19,6 +19,7 @@ import torch
 
 from paredown.errors import InputError, LoweringError
 from paredown.graph.graph import Graph
+from paredown.graph.varying import cannot_compile
 from paredown.runtime._quiet import quiet
 from paredown.runtime.backend import COMPUTE, Backend, Ran
 from paredown.runtime.call import describe
@@ -135,7 +136,9 @@ class Inductor(Backend):
         """Forward runs, and loops around the compiled module."""
         if workload.run == "train_step":
             return ["inductor runs no training step: it freezes the weights"]
-        return [why] if (why := needs_torch(workload) or cannot_loop(workload)) else []
+        why = needs_torch(workload) or cannot_loop(workload)
+        why = why or cannot_compile(workload.model, "inductor")
+        return [why] if why else []
 
     def lower(self, workload: Workload, *, threads: int) -> InductorExecutable:
         """Compile for the example inputs and run once (compilation happens on the first run)."""

@@ -10,6 +10,7 @@ import torch
 
 from paredown.errors import ArtefactError, CaptureError, LoweringError, MissingExtra
 from paredown.graph.graph import Graph
+from paredown.graph.varying import cannot_compile
 from paredown.runtime import call_file
 from paredown.runtime.backend import Backend
 from paredown.runtime.export import export, first_line
@@ -43,6 +44,8 @@ class OnnxRuntime(Backend):
         """Forward runs in float32 (and quantized forms): its CPU kernels know no bf16 or fp16."""
         if workload.run != "forward":
             return [f"onnxruntime runs `forward`, not {workload.run!r}"]
+        if why := cannot_compile(workload.model, "onnxruntime"):
+            return [why]
         if isinstance(workload.model, OnnxModule):
             asked = workload.model.precision
             half = f"onnxruntime's CPU kernels do not compute in {asked}"

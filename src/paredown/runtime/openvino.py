@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from paredown.errors import ArtefactError, CaptureError, LoweringError, MissingExtra
 from paredown.graph.graph import Graph
+from paredown.graph.varying import cannot_compile
 from paredown.runtime import call_file
 from paredown.runtime.backend import Backend
 from paredown.runtime.export import export, first_line
@@ -38,7 +39,7 @@ class OpenVino(Backend):
         """Only forward runs; operators are known after conversion alone."""
         if workload.run != "forward":
             return [f"openvino runs `forward`, not {workload.run!r}"]
-        return []
+        return [why] if (why := cannot_compile(workload.model, "openvino")) else []
 
     def lower(self, workload: Workload, *, threads: int) -> OpenVinoExecutable:
         """Export, convert with the lowering table, compile."""

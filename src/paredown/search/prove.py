@@ -10,7 +10,8 @@ import torch
 
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import Timed, interleave, paired_ratio
+from paredown.measure.compare import Timed, paired_ratio
+from paredown.measure.over_inputs import compared
 from paredown.search import pricing
 from paredown.search.judging import Examples
 from paredown.search.trial import Source
@@ -80,8 +81,14 @@ def priced(
     """
     from paredown import artefact
     from paredown.cost import price
+    from paredown.cost.over_inputs import figures_over_inputs
     from paredown.graph.capture import capture
+    from paredown.runtime.eager import EagerExecutable
 
+    if executable.varies and isinstance(executable, EagerExecutable):
+        found = figures_over_inputs(executable.workload, device, backend=executable.backend)
+        del found["macs"]
+        return found
     graph = capture(artefact.rebuilt(folder, source=original))
     lost = pricing.unrealised(executable)
     return pricing.predicted(price(graph, device, backend=executable.backend, unrealised=lost))
@@ -98,7 +105,7 @@ def _time(
     baseline = own.lower(original, threads=spec.threads)
     subjects = [("baseline", Timed(baseline, original))]
     subjects += [(name, Timed(x.executable, original)) for name, x in loaded.items()]
-    comparison = interleave(subjects, seconds=spec.seconds, seed=spec.seed)
+    comparison = compared(subjects, seconds=spec.seconds, seed=spec.seed)
     ratios: dict[str, dict[str, Figure]] = found["ratios"]
     for t in comparison.timings:
         found["figures"][t.name] |= t.figures()

@@ -20,7 +20,8 @@ import torch
 from paredown.errors import NotApplicable
 from paredown.figure import Figure, counted
 from paredown.measure.child import tell
-from paredown.measure.compare import Timed, Timing, interleave
+from paredown.measure.compare import Timed, Timing
+from paredown.measure.over_inputs import compared
 from paredown.search import pricing
 from paredown.search.judging import Examples, Scores
 
@@ -207,7 +208,7 @@ def timed(spec: Spec, original: Workload, executable: Executable) -> Timing:
 
     own = runtime.backend(runtime.own_backend(original))
     baseline = own.lower(original, threads=spec.threads)
-    comparison = interleave(
+    comparison = compared(
         [("baseline", Timed(baseline, original)), ("candidate", Timed(executable, original))],
         seconds=spec.seconds,
         seed=spec.seed,
@@ -217,6 +218,7 @@ def timed(spec: Spec, original: Workload, executable: Executable) -> Timing:
 
 def _price(spec: Spec, workload: Workload, executable: Executable, report: Report) -> None:
     from paredown.cost import price
+    from paredown.cost.over_inputs import figures_over_inputs
     from paredown.graph.capture import capture
 
     priced = price(
@@ -227,6 +229,10 @@ def _price(spec: Spec, workload: Workload, executable: Executable, report: Repor
     )
     report.predicted = pricing.predicted(priced)
     report.figures["macs"] = priced.macs
+    if executable.varies:
+        found = figures_over_inputs(workload, spec.device, backend=spec.recipe.lower.backend)
+        report.figures["macs"] = found.pop("macs")
+        report.predicted |= found
     report.figures["params"] = priced.params
     report.detail = {
         "modules": [r.model_dump() for r in priced.modules()],

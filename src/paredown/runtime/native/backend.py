@@ -11,6 +11,7 @@ import torch
 from paredown import kernels
 from paredown.errors import CaptureError, LoweringError
 from paredown.graph.graph import Graph
+from paredown.graph.varying import cannot_compile
 from paredown.runtime.backend import COMPUTE, Asked, Backend, Executable, Ran
 from paredown.runtime.call import Call
 from paredown.runtime.native.plan import Plan
@@ -118,7 +119,8 @@ class Native(Backend):
         """Only forward runs of torch modules; operators it lacks run through torch."""
         if workload.run != "forward":
             return [f"native runs `forward`, not {workload.run!r}"]
-        return [why] if (why := needs_torch(workload)) else []
+        why = needs_torch(workload) or cannot_compile(workload.model, "native")
+        return [why] if why else []
 
     def lower(self, workload: Workload, *, threads: int) -> NativeExecutable:
         """Export, build the plan, pack the weights."""
