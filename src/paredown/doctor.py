@@ -14,6 +14,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "llm": ("transformers",),
+    "images": ("pillow",),
     "ray": ("ray",),
 }
 

@@ -34,6 +34,7 @@ from paredown.documents.paring import (
     Trial,
     Verdict,
 )
+from paredown.documents.pipeline import PipelineDoc, PipelinePicture, PipelineRun
 from paredown.documents.plans import (
     MemoryPlanDoc,
     NativePlanDoc,
@@ -77,6 +78,9 @@ __all__ = [
     "OperatorRow",
     "PaperRow",
     "PapersDoc",
+    "PipelineDoc",
+    "PipelinePicture",
+    "PipelineRun",
     "PlacedBuffer",
     "PlanDoc",
     "PricedShare",

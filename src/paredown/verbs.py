@@ -14,7 +14,7 @@ from paredown.errors import InputError
 from paredown.result import DownDoc, ProfileDoc, ShowDoc
 from paredown.verbs_lists import calibrate, device, doctor, papers, reproduce, techniques, zoo
 from paredown.verbs_plan import plan_memory, plan_native, plan_serving
-from paredown.verbs_timing import bench, compare
+from paredown.verbs_timing import bench, compare, pipeline
 
 if TYPE_CHECKING:
     from paredown.recipe import Recipe
@@ -28,6 +28,7 @@ __all__ = [
     "device",
     "doctor",
     "papers",
+    "pipeline",
     "plan_memory",
     "plan_native",
     "plan_serving",

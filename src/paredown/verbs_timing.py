@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paredown.errors import InputError
-from paredown.result import CompareDoc, Side
+from paredown.result import CompareDoc, PipelineDoc, Side
 
 if TYPE_CHECKING:
     from paredown.figure import Figure
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BENCH_S = 4.0
 """Seconds of timing per side of `compare` and `bench`."""
+
+PIPELINE_LIMIT_S = 600.0
 
 
 def compare(
@@ -71,6 +73,36 @@ def bench(
         for b in dict.fromkeys(backends or [None])
     ]
     return _timed("bench", subjects, threads_allowed(threads), progress)
+
+
+def pipeline(
+    target: str, *, pixels: Sequence[int] = (), random_weights: bool = False
+) -> PipelineDoc:
+    """What surrounds a vision network when it is served, stage by stage, on this machine.
+
+    ``pixels`` are sides of the square pictures (64, 512, 3000). The target runs on its own backend
+    in a fresh process. Raises ``NotApplicable`` for one that reads no pictures.
+    """
+    from paredown import targets
+    from paredown.measure.child import Jobs, Limits
+
+    if targets.kind_of(target) == "artefact":
+        raise InputError(f"{target} is an artefact: --pipeline takes the network it was made from")
+    found = Jobs().run(
+        _served, target, random_weights, tuple(pixels), limits=Limits.default(PIPELINE_LIMIT_S)
+    )
+    return found.model_copy(update={"target": target})
+
+
+def _served(target: str, random_weights: bool, pixels: tuple[int, ...]) -> PipelineDoc:
+    import torch
+
+    from paredown import runtime, targets
+    from paredown.measure.pipeline import PIXELS, profile
+
+    torch.set_num_threads(1)
+    workload = targets.validate(targets.resolve(target, random_weights=random_weights))
+    return profile(workload, backend=runtime.own_backend(workload), sizes=pixels or PIXELS)
 
 
 def _timed(

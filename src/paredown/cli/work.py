@@ -40,10 +40,26 @@ def profile(
     run: RunName = None,
     prompt_tokens: PromptTokens = None,
     new_tokens: NewTokens = None,
+    pipeline: Annotated[
+        bool, typer.Option("--pipeline", help="what surrounds a vision network when it is served")
+    ] = False,
+    pixels: Annotated[
+        list[int] | None,
+        typer.Option("--pixels", min=8, help="pipeline: side of a picture (repeatable)"),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Where the time, the memory and the data movement of a network go."""
-    finish("verbs:profile", locals())
+    given = locals()
+    del given["pipeline"]
+    takes = ("target", "random_weights", "pixels", "json")
+    if not pipeline:
+        takes = tuple(k for k in given if k != "pixels")
+    for name, value in given.items():
+        if name not in takes and value not in (None, False, "this"):
+            how = "cannot be given with" if pipeline else "needs"
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {how} --pipeline")
+    finish("verbs:pipeline" if pipeline else "verbs:profile", {k: given[k] for k in takes})
 
 
 def down(

@@ -69,6 +69,7 @@ CARDS = {
     "fast-sparse-convnets": "sparse_kernels:FastSparseConvNetsCard",
     "spmm-vnni": "sparse_kernels:SpmmVnniCard",
     "archgym": "gymnasium:ArchGymCard",
+    "beyond-inference": "pipelines:BeyondInferenceCard",
 }
 
 

@@ -14,6 +14,7 @@ from paredown.report import listings, tables
 from paredown.report.cells import known, legend, table
 from paredown.report.memory_plan import memory_plan
 from paredown.report.native_plan import native_plan
+from paredown.report.pipeline import pipeline
 from paredown.report.serving_plan import serving_plan
 from paredown.report.terminal_down import check, down, plan, show_folder
 from paredown.report.terminal_profile import profile
@@ -28,6 +29,7 @@ from paredown.result import (
     MemoryPlanDoc,
     NativePlanDoc,
     PapersDoc,
+    PipelineDoc,
     PlanDoc,
     ProfileDoc,
     ServingPlanDoc,
@@ -91,6 +93,7 @@ def compare(doc: CompareDoc) -> list[RenderableType]:
 
 
 _RENDER: dict[type[Document], Callable[[Any], list[RenderableType]]] = {
+    PipelineDoc: pipeline,
     ProfileDoc: profile,
     DownDoc: down,
     CheckDoc: check,
