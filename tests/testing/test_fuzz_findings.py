@@ -39,6 +39,40 @@ def test_a_channel_shuffle_of_one_group_was_taken_for_a_view(groups):
     assert check(found)[1] == []
 
 
+def test_index_tensors_of_three_lists_were_taken_for_one():
+    """Each died before the next was made, which came to lie in its place, and none was held."""
+    found = workload(lambda _, x: x[[0, 0, 3], [1, 1, 3], [0, 0, 2]], torch.randn(5, 5, 5))
+    graph = capture(found)
+    index = next(n for n in graph.nodes if n.op == "aten::index")
+    assert len({graph.tensors[t].storage for t in index.inputs}) == 4
+    assert liveness(graph).high_water == 3 * 24 + 12
+    assert check(found)[1] == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: torch.div(a, b, rounding_mode="floor"),
+        lambda a, b: torch.div(a, b, rounding_mode="trunc"),
+        torch.div,
+        torch.floor_divide,
+        torch.copysign,
+        torch.isin,
+        lambda a, b: F.logsigmoid(a) + b,
+    ],
+)
+def test_some_meta_kernels_laid_their_result_out_otherwise_than_the_cpu(function):
+    """A quotient rounded down lay in rows: the copy that a norm made of it went unseen."""
+    x, other = torch.rand(1, 8, 4), torch.rand(2, 1, 8)
+    laid = workload(lambda _, a, b: function(a.transpose(1, 2), b), x, other)
+    (out,) = capture(laid).outputs
+    assert capture(laid).tensors[out].strides == laid.once().stride()
+    found = workload(
+        lambda _, a, b: F.rms_norm(1.0 * function(a.transpose(1, 2), b)[-1], [8]), x, other
+    )
+    assert check(found)[1] == []
+
+
 def test_one_shot_pruning_met_an_image_without_a_batch():
     """The covariance of its patches was taken along a dimension that it does not have."""
     found = workload(

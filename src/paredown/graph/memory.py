@@ -17,12 +17,14 @@ def has_storage(t: torch.Tensor) -> bool:
     return t.layout == torch.strided and not t.is_mkldnn
 
 
-def place_of(t: torch.Tensor) -> tuple[Any, ...] | None:
-    """What identifies a tensor whose Python object is gone: an alias made by autograd, say."""
+def place_of(t: torch.Tensor) -> tuple[int, tuple[Any, ...]] | None:
+    """What identifies a tensor whose Python object is gone (an alias made by autograd, say): the
+    address of its storage, and where and how it lies there.
+    """
     if not has_storage(t):
         return None
     s = t.untyped_storage()
-    return (s._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
+    return s._cdata, (t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
 
 
 def nnz_of(t: torch.Tensor) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -69,13 +70,44 @@ def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def _divided(a: torch.Tensor, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
+    """Torch 2.13's meta kernels lay a rounded quotient out in rows; the CPU's follow their inputs,
+    as a sum's do.
+    """
+    return torch.true_divide(a, b) if rounding_mode is None else torch.add(a, b)
+
+
+def _signed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``copysign``: a quotient's type and layout."""
+    return torch.true_divide(a, b)
+
+
+def _found(a: torch.Tensor, b: torch.Tensor, **_: bool) -> torch.Tensor:
+    """``isin``: the CPU's result lies in rows."""
+    return torch.empty_like(a, dtype=torch.bool, memory_format=torch.contiguous_format)
+
+
+def _log_sigmoid(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The CPU's result and buffer lie in rows."""
+    rows = torch.contiguous_format
+    return torch.empty_like(x, memory_format=rows), torch.empty_like(x, memory_format=rows)
+
+
+_aten = torch.ops.aten
 MENDED: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten._grouped_mm.default: _grouped_mm,
-    torch.ops.aten.channel_shuffle.default: _channel_shuffle,
+    _aten._grouped_mm.default: _grouped_mm,
+    _aten.channel_shuffle.default: _channel_shuffle,
+    _aten.div.Tensor_mode: _divided,
+    _aten.floor_divide.default: partial(_divided, rounding_mode="floor"),
+    _aten.copysign.Tensor: _signed,
+    _aten.isin.Tensor_Tensor: _found,
+    _aten.log_sigmoid_forward.default: _log_sigmoid,
 }
 """Operator overload -> a meta kernel that agrees with the CPU."""
 
-_aten = torch.ops.aten
+LIFTED: frozenset[Any] = frozenset({_aten.lift_fresh.default, _aten.lift_fresh_copy.default})
+"""Operators that take a tensor made of a Python value in the run itself."""
+
 FILLED: frozenset[Any] = frozenset(
     {
         _aten.ones.default,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import Counter
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from paredown.graph.graph import Graph, Kind, Node, Phase, Ref, Storage, Tensor
 from paredown.graph.lines import user_line
 from paredown.graph.memory import bytes_of, has_storage, nnz_of, place_of
-from paredown.graph.mend import FILLED, MENDED
+from paredown.graph.mend import FILLED, LIFTED, MENDED
 from paredown.graph.tensors import (
     KNOWN,
     held,
@@ -64,9 +65,10 @@ class Recorder(TorchDispatchMode):
         self._tensors: dict[int, Tensor] = {}
         self._storages: dict[int, Storage] = {}
         self._by_object: dict[int, tuple[weakref.ref[Any], int]] = {}
-        self._by_place: dict[tuple[Any, ...], int] = {}
+        self._by_place: dict[int, dict[tuple[Any, ...], int]] = {}
         self._packed: dict[tuple[Any, ...], int] = {}
         self._live: dict[int, tuple[int, Any]] = {}
+        self._owners: Counter[int] = Counter()
         self._stack: list[str] = []
         self._inputs: list[int] = []
         self._hooks: list[Any] = []
@@ -132,10 +134,12 @@ class Recorder(TorchDispatchMode):
         if plain and func.namespace == "prim":
             return func(*args, **kwargs)
         inputs: list[int] = []
-        noted_args = tuple(self._note(a, inputs) for a in args)
-        noted_kwargs = {k: self._note(v, inputs) for k, v in kwargs.items()}
-        out = self._call(func, args, kwargs)
         index = len(self._nodes)
+        # What the model's code writes down as numbers becomes a tensor anew in every run.
+        since = index if func in LIFTED else -1
+        noted_args = tuple(self._note(a, inputs, since) for a in args)
+        noted_kwargs = {k: self._note(v, inputs, since) for k, v in kwargs.items()}
+        out = self._call(func, args, kwargs)
         # The view of a tensor with known values is a new fake: it must not count as an allocation.
         base = self._tensors[inputs[0]].storage if plain and func.is_view and inputs else None
         outputs = [
@@ -184,15 +188,15 @@ class Recorder(TorchDispatchMode):
         ]
         return [self._add(t, "intermediate", None, created=index) for _, t in walk(written)]
 
-    def _note(self, value: Any, inputs: list[int]) -> Any:
+    def _note(self, value: Any, inputs: list[int], since: int) -> Any:
         if isinstance(value, torch.Tensor):
             found = self._find(value)
             if found is None:
-                found = self._add(value, "constant", None, created=-1)
+                found = self._add(value, "constant", None, created=since)
             inputs.append(found)
             return Ref(found)
         if isinstance(value, (list, tuple)):
-            return [self._note(v, inputs) for v in value]
+            return [self._note(v, inputs, since) for v in value]
         if isinstance(value, torch.ScriptObject):
             found = self._note_packed(value, None)
             if found is not None:
@@ -225,7 +229,7 @@ class Recorder(TorchDispatchMode):
         if known is not None and known[0]() is t:
             return known[1]
         place = place_of(t)
-        return None if place is None else self._by_place.get(place)
+        return None if place is None else self._by_place.get(place[0], {}).get(place[1])
 
     def _add(
         self,
@@ -246,7 +250,7 @@ class Recorder(TorchDispatchMode):
         self._by_object[id(t)] = (weakref.ref(t), tid)
         place = place_of(t)
         if place is not None:
-            self._by_place[place] = tid
+            self._by_place.setdefault(place[0], {})[place[1]] = tid
         return tid
 
     def _storage(self, t: torch.Tensor, kind: Kind, created: int, base: int | None) -> int:
@@ -257,23 +261,21 @@ class Recorder(TorchDispatchMode):
         known = self._live.get(address)
         if known is not None and known[1]() is not None:
             return known[0]
-        if base is not None:
-            self._live[address] = (base, weakref.ref(owner, partial(self._gone, address)))
-            return base
-        sid = len(self._storages)
-        nbytes = owner.nbytes() if plain else bytes_of(t)
-        self._storages[sid] = Storage(sid, int(nbytes), kind, created)
+        sid = len(self._storages) if base is None else base
+        if base is None:
+            nbytes = owner.nbytes() if plain else bytes_of(t)
+            self._storages[sid] = Storage(sid, int(nbytes), kind, created)
+        self._owners[sid] += 1
         self._live[address] = (sid, weakref.ref(owner, partial(self._died, address, sid)))
         return sid
 
     def _died(self, address: int, sid: int, _: Any) -> None:
-        if not self._done:
+        self._owners[sid] -= 1
+        if not self._done and not self._owners[sid]:
             self._storages[sid].freed = len(self._nodes) - 1
         if self._live.get(address, (None,))[0] == sid:
             del self._live[address]
-
-    def _gone(self, address: int, _: Any) -> None:
-        self._live.pop(address, None)
+            self._by_place.pop(address, None)  # another tensor may come to lie there
 
     # -- after the run ----------------------------------------------------------------------------
 

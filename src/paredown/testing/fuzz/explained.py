@@ -21,6 +21,9 @@ EXPLAINED: dict[str, str] = {
         "torch's CPU kernel makes the result in a buffer of the input's size and keeps it: a few "
         "bytes more than the result where a transposed 3-D convolution makes less than it reads"
     ),
+    "memory | *_embedding_bag* | *torch.nn.functional.embedding_bag*": (
+        "torch's CPU kernel makes the offsets of its bags one longer than it returns them: 8 bytes"
+    ),
 }
 """Pattern of kind, details and the shrunk network's calls -> why it is as it is."""
 
