@@ -10,7 +10,8 @@ from paredown.errors import LoweringError
 from paredown.runtime.backend import COMPUTE
 from paredown.runtime.export import MATMULS
 from paredown.runtime.native import views
-from paredown.runtime.native.builder import Builder, Lacking, Value
+from paredown.runtime.native.builder import Builder, Value
+from paredown.runtime.native.layouts import Lacking
 from paredown.runtime.native.plan import Step, Tensor
 
 
