@@ -32,7 +32,9 @@ CARDS = {
     "pychop": "number_formats:PychopCard",
     "llm-int8": "language:LLMInt8Card",
     "qlora": "adapters:QLoRACard",
+    "qfx": "fixed_points:QFXCard",
     "quantized-distillation": "quantized_students:QuantizedDistillationCard",
+    "maestro-lod": "ranks:MaestroCard",
     "repquant": "few_bits:RepQuantCard",
     "vit-quant-survey": "vit_survey:ViTQuantSurveyCard",
     "ghostnetv2": "convnets:GhostNetV2Card",
@@ -68,8 +70,11 @@ CARDS = {
     "intar": "fpga:InTARCard",
     "fast-sparse-convnets": "sparse_kernels:FastSparseConvNetsCard",
     "spmm-vnni": "sparse_kernels:SpmmVnniCard",
+    "lpvit": "block_sparsity:LPViTCard",
     "archgym": "gymnasium:ArchGymCard",
+    "nasaic": "coexploration:NasaicCard",
     "beyond-inference": "pipelines:BeyondInferenceCard",
+    "cbnet": "early:CBNetCard",
 }
 
 
