@@ -142,11 +142,53 @@ def coverage(body: dict[str, Any]) -> list[str]:
     ]
 
 
+def zoo(body: dict[str, Any]) -> list[str]:
+    """What every paper's MACs promise and what this CPU delivers."""
+    timed = sorted((r for r in body["rows"] if "latency" in r), key=lambda r: r["macs"])
+    left = [r for r in body["rows"] if "latency" not in r]
+    rates = sorted((r["macs_per_s"] / 1e9, r["name"]) for r in timed)
+    rows: list[list[str]] = []
+    for r in timed:
+        taken, spread = r["latency"]["value"], r["latency"]["spread"]
+        guess, peak = r["predicted"]["value"], r["peak_memory"]["value"]
+        rows.append(
+            [
+                r["name"],
+                "x".join(map(str, r["input"])),
+                f"{r['macs'] / 1e9:.3f} G",
+                f"{r['params'] / 1e6:.2f} M",
+                f"{1e3 * taken:.1f} ms ({1e3 * spread[0]:.1f} to {1e3 * spread[1]:.1f})",
+                "" if guess is None else f"{guess / taken:.2f}",
+                f"{r['macs_per_s'] / 1e9:.0f}",
+                "" if peak is None else f"{peak / 2**20:.0f} MiB",
+                f"{r['a_a_ratio']['value']:.3f}",
+            ]
+        )
+    head = ["network", "input", "MACs", "parameters", "latency", "predicted over measured"]
+    why = (
+        f" Not timed: {', '.join(r['name'] for r in left)} ({left[0]['skipped']})." if left else ""
+    )
+    return [
+        "## The zoo: what MACs promise and what this CPU delivers",
+        "",
+        f"`python benchmarks/zoo.py`: {body['backend']}, fp32, batch 1, {body['threads']} threads,"
+        f" the paper's input. A second is worth {rates[0][0]:.0f} GMACs of {rates[0][1]} and"
+        f" {rates[-1][0]:.0f} of {rates[-1][1]}, {rates[len(rates) // 2][0]:.0f} in the middle."
+        f" Times were taken at real-time priority beside other work: where A/A is off 1 by more"
+        f" than a few percent, so are they.{why}",
+        "",
+        *table([*head, "GMAC/s", "peak memory", "A/A"], rows),
+        "",
+        f"{machine(body)}.",
+    ]
+
+
 PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "down": down,
     "native": native,
     "overhead": overhead,
     "hf_coverage": coverage,
+    "zoo": zoo,
 }
 
 
