@@ -23,14 +23,21 @@ BUILT_IN = {
     "quantized-distillation": (
         "paredown.techniques.quantize.quantized_distillation:QuantizedDistillation"
     ),
+    "qfx": "paredown.techniques.quantize.qfx:QFX",
     "repquant": "paredown.techniques.quantize.repquant:RepQuant",
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",
+    "block-pruning": "paredown.techniques.sparsify.block_pruning:BlockPruning",
     "one-shot-pruning": "paredown.techniques.sparsify.one_shot:OneShotPruning",
     "token-merging": "paredown.techniques.tokens.merging:TokenMerging",
     "token-propagation": "paredown.techniques.tokens.propagation:TokenPropagation",
+    "patches": "paredown.techniques.schedule.patches:Patches",
+    "early-exit": "paredown.techniques.adaptive.early_exit:EarlyExit",
+    "hard-to-easy": "paredown.techniques.adaptive.conversion:HardToEasy",
     "low-rank": "paredown.techniques.factorize.low_rank:LowRank",
+    "trained-low-rank": "paredown.techniques.factorize.trained_low_rank:TrainedLowRank",
     "recover": "paredown.techniques.distill.recover:Recover",
+    "cross-distillation": "paredown.techniques.distill.cross:CrossDistillation",
 }
 
 

@@ -29,14 +29,15 @@ class Blocks:
 
     def means(self, score: Tensor) -> Tensor:
         """The mean score of each block's entries, ``(down, across)``."""
-        return self._sums(score) / self._sums(torch.ones_like(score))
+        return self.sums(score) / self.sums(torch.ones_like(score))
 
     def spread(self, blocks: Tensor, rows: int, columns: int) -> Tensor:
         """What is told of blocks, told of each entry."""
         tall = blocks.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
         return tall[:rows, :columns]
 
-    def _sums(self, entries: Tensor) -> Tensor:
+    def sums(self, entries: Tensor) -> Tensor:
+        """The sum of each block's entries, ``(down, across)``."""
         rows, columns = entries.shape
         down, across = -(-rows // self.rows), -(-columns // self.columns)
         padded = entries.new_zeros(down * self.rows, across * self.columns)
