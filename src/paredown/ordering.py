@@ -47,6 +47,7 @@ EXCEPTIONS: dict[frozenset[str], str] = {
 
 CONFLICTS: dict[frozenset[str], str] = {
     frozenset({"low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
+    frozenset({"trained-low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
 }
 """Pairs that the rule would let act at one site but that undo each other, and why."""
 

@@ -26,10 +26,12 @@ class TrainingData:
 
     ``inputs`` is a tuple of tensors for the model; ``target`` goes to ``loss(output, target)``,
     which returns a scalar tensor. Without ``loss`` only distillation from the original is used.
+    ``teacher`` is a network of the same inputs and outputs to distil from in the original's place.
     """
 
     batches: Callable[[], Iterable[tuple[tuple[Any, ...], Any]]]
     loss: Callable[[Any, Any], torch.Tensor] | None = None
+    teacher: nn.Module | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from paredown.testing.networks import NETWORKS
 
 SETTINGS = {
     "recover": {"steps": 6},
+    "trained-low-rank": {"steps": 4},
+    "cross-distillation": {"steps": 3},
     "qlora": {"steps": 4},
     "quantized-distillation": {"steps": 4},
 }

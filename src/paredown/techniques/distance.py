@@ -49,7 +49,7 @@ class Taps:
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         theirs = dict(teacher.named_modules())
         self._seen: dict[str, dict[str, Tensor]] = {"student": {}, "teacher": {}}
-        for path in _blocks(student):
+        for path in blocks(student):
             if path in theirs:
                 student.get_submodule(path).register_forward_hook(self._note("student", path))
                 theirs[path].register_forward_hook(self._note("teacher", path))
@@ -75,7 +75,8 @@ class Taps:
         return torch.stack(terms).mean()
 
 
-def _blocks(model: nn.Module) -> list[str]:
+def blocks(model: nn.Module) -> list[str]:
+    """Paths of all blocks, outer ones before those inside."""
     out: list[str] = []
     for path, module in model.named_modules():
         if isinstance(module, (nn.ModuleList, nn.Sequential)):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from torch import nn
 
 from paredown.editing import Editor
 from paredown.errors import InputError, NotApplicable
@@ -30,7 +31,7 @@ from paredown.technique import (
     Touches,
 )
 from paredown.techniques.recover import Outcome, Plan, recalibrate, snapshot, train
-from paredown.workload import Workload
+from paredown.workload import TrainingData, Workload, share
 
 SITE = ":weights"
 """The one site: all trained weights of the network."""
@@ -100,11 +101,13 @@ class Recover(Rewrite):
             recalibrate(work.model, itertools.islice(calls, self.norm_batches))
         outcome = Outcome(0, 0, 0.0, 0.0, "no steps asked")
         if self.steps:
-            teacher = None if workload.original is None else _own(workload.original)
-            outcome = train(work.model, teacher, data, self._plan(), evaluate=workload.evaluate)
+            outcome = self._train(work, teacher_of(workload), data)
         before = snapshot(workload.model)
         trained = {k: t for k, t in snapshot(work.model).items() if not torch.equal(t, before[k])}
         return Decisions(outcome.values(), trained)
+
+    def _train(self, work: Workload, teacher: nn.Module | None, data: TrainingData) -> Outcome:
+        return train(work.model, teacher, data, self._plan(), evaluate=work.evaluate)
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """Nothing changes shape."""
@@ -126,8 +129,10 @@ class Recover(Rewrite):
         return editor.change(self, sites.ok, decisions, notes=notes)
 
 
-def _own(model: Any) -> Any:
-    """A copy of the original for hooks and eval mode: the caller's stays as it is."""
-    from paredown.workload import share
-
-    return share(model)
+def teacher_of(workload: Workload) -> nn.Module | None:
+    """A copy, for hooks and eval mode, of the teacher that the training data names, else of the
+    network as it was given; None where there is neither.
+    """
+    named = None if workload.training is None else workload.training.teacher
+    held = workload.original if named is None else named
+    return None if held is None else share(held)

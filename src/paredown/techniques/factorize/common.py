@@ -101,6 +101,11 @@ def break_even(rows: int, columns: int) -> float:
     return rows * columns / (rows + columns)
 
 
+def limit(share: float, rows: int, columns: int) -> int:
+    """The rank that keeps a share of a matrix's weights, at least 1."""
+    return max(1, int(share * break_even(rows, columns)))
+
+
 def factors(weight: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """``(left, values, right)`` with ``left * values @ right = weight``, best rank first.
 
