@@ -16,6 +16,8 @@ SETTINGS = {
     "trained-low-rank": {"steps": 4},
     "cross-distillation": {"steps": 3},
     "qlora": {"steps": 4},
+    "early-exit": {"steps": 4},
+    "hard-to-easy": {"steps": 4},
     "quantized-distillation": {"steps": 4},
 }
 TECHNIQUES = {n: registry.make(n, SETTINGS.get(n)) for n in registry.BUILT_IN}

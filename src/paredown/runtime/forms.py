@@ -32,6 +32,7 @@ MODULES = (
     "paredown.runtime.zeros",
     "paredown.runtime.token_merging",
     "paredown.runtime.token_propagation",
+    "paredown.runtime.exits",
 )
 
 

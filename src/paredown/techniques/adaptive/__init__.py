@@ -1,0 +1,1 @@
+"""Techniques that spend effort by the input."""
