@@ -26,6 +26,7 @@ EXCLUSIVE: frozenset[Touches] = frozenset(
         Touches.EXIT,
         Touches.TRAIN_STEP,
         Touches.PLACEMENT,
+        Touches.SCHEDULE,
     }
 )
 """What can be changed once per site. Shapes, values, structure and data may change again."""
@@ -37,6 +38,7 @@ EXCEPTIONS: dict[frozenset[str], str] = {
         "dynamic-int8",
         "llm-int8",
         "nf4",
+        "qfx",
         "qlora",
         "quantized-distillation",
         "repquant",
@@ -48,6 +50,8 @@ EXCEPTIONS: dict[frozenset[str], str] = {
 CONFLICTS: dict[frozenset[str], str] = {
     frozenset({"low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
     frozenset({"trained-low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
+    frozenset({"low-rank", "block-pruning"}): "a pruned matrix's factors are dense",
+    frozenset({"block-pruning", "one-shot-pruning"}): "one chooses zeros without the other's",
 }
 """Pairs that the rule would let act at one site but that undo each other, and why."""
 

@@ -50,6 +50,7 @@ class Touches(Enum):
     TRAIN_STEP = "train_step"
     PLACEMENT = "placement"
     DATA = "data"
+    SCHEDULE = "schedule"
 
 
 class Stage(IntEnum):
@@ -69,13 +70,15 @@ class Stage(IntEnum):
 class Lowers(Enum):
     """What a change claims to save; an executable confirms it or the saving is `simulated`.
 
-    ``SIZE`` is the size on disk alone: in memory and in time nothing changes.
+    ``SIZE`` is the size on disk alone: in memory and in time nothing changes. ``MEMORY`` is what a
+    run allocates at most, beside the weights.
     """
 
     BYTES = "bytes"
     SIZE = "size"
     SHAPES = "shapes"
     TIME = "time"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True)

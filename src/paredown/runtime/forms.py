@@ -27,12 +27,14 @@ MODULES = (
     "paredown.runtime.forms_mixed",
     "paredown.runtime.forms_low_bit",
     "paredown.runtime.forms_codebook",
+    "paredown.runtime.forms_fixed",
     "paredown.runtime.nf4",
     "paredown.runtime.quantized_attention",
     "paredown.runtime.zeros",
     "paredown.runtime.token_merging",
     "paredown.runtime.token_propagation",
     "paredown.runtime.exits",
+    "paredown.runtime.patched",
 )
 
 

@@ -17,6 +17,7 @@ from paredown.changes import load_changes, save_changes
 from paredown.errors import NotApplicable, ParedownError
 from paredown.graph.capture import capture
 from paredown.graph.graph import Graph
+from paredown.graph.liveness import liveness
 from paredown.graph.tensors import walk
 from paredown.recipe import seeded
 from paredown.technique import Change, Lowers, Sites, Stage, Technique
@@ -141,6 +142,9 @@ def keeps_its_claims(technique: Technique, fresh: Callable[[], Workload]) -> Non
         assert after.macs < before.macs, (
             f"claims smaller shapes: {before.macs} -> {after.macs} MACs"
         )
+    if Lowers.MEMORY in change.lowers:
+        old, new = liveness(before).high_water, liveness(after).high_water
+        assert new < old, f"claims less memory: {old} -> {new} bytes at once"
 
 
 def composes(technique: Technique, fresh: Callable[[], Workload]) -> None:

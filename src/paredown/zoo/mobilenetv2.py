@@ -28,6 +28,15 @@ ROWS = (
     (6, 320, 1, 1),
 )
 
+# Receptive field moved behind the stage that runs in patches (MCUNetV2, arXiv:2110.15352, section
+# 3.2): one block less at stride 4, where each widens the tiles' overlap, one more at stride 8.
+REDISTRIBUTED = (
+    (1, 16, 1, 1),
+    (6, 24, 1, 2),
+    (6, 32, 4, 2),
+    *ROWS[3:],
+)
+
 
 class MobileNetV2(nn.Module):
     """MobileNetV2 for ``(batch, in_channels, h, w)`` images, logits ``(batch, num_classes)``.

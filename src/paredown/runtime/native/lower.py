@@ -13,6 +13,7 @@ from paredown.runtime.native import (  # noqa: F401 - the rules register themsel
     arena,
     fuse,
     moves,
+    padded,
     pointwise,  # pyright: ignore[reportUnusedImport]
     products,  # pyright: ignore[reportUnusedImport]
     reductions,  # pyright: ignore[reportUnusedImport]
@@ -191,6 +192,8 @@ def _fallback(b: Builder, node: torch.fx.Node, why: str) -> Value:
 
 def _operand(b: Builder, node: torch.fx.Node) -> Value:
     value = b.env[node]
+    if isinstance(value, padded.Padded):
+        return padded.settle(b, value)
     return b.tensor(value) if isinstance(value, (Dequantized, moves.Moved)) else value
 
 

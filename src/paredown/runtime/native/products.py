@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from paredown.runtime.native import views
+from paredown.runtime.native import padded, views
 from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Lacking, Product
 from paredown.runtime.native.plan import Step, Tensor
 from paredown.runtime.native.rules import argument, dtype_of, pair, result, rule
@@ -15,10 +15,10 @@ from paredown.runtime.native.rules import argument, dtype_of, pair, result, rule
 
 def _operand(b: Builder, node: Any) -> tuple[Tensor, torch.Tensor | None]:
     """The tensor a product reads, with its scale where it is quantized."""
-    value = b.env[node]
+    value, _, _ = padded.unpadded(b, node)
     if isinstance(value, Dequantized) and isinstance(value.q, Tensor) and value.q.dtype == "uint8":
         return value.q, value.scale
-    return b.tensor(value), None
+    return b.tensor(node if value is b.env[node] else value), None
 
 
 def _weight(b: Builder, node: Any, quantized: bool, kind: str) -> tuple[torch.Tensor, Any, Any]:
@@ -94,6 +94,8 @@ def conv2d(b: Builder, node: torch.fx.Node) -> Tensor:
             raise Lacking(f"padding {padding!r} with a stride")
     else:
         top, left = pair(padding)
+    _, above, before = padded.unpadded(b, node.args[0])
+    top, left = top + above, left + before
     x = nhwc(b, x, dtype_of_input(x, kind))
     at = views.pixels(x)
     assert at is not None
@@ -101,7 +103,8 @@ def conv2d(b: Builder, node: torch.fx.Node) -> Tensor:
     out = b.new((n, cout, oh, ow), kind, views.channels_last((n, cout, oh, ow)))
     depthwise = groups == x.shape[1] == cout and groups > 1
     product = Product("depthwise" if depthwise else "dense", w, dtype, groups, bias, scale)
-    plain = (kh, kw) == (1, 1) and stride == (1, 1) and (top, left) == (0, 0) and groups == 1
+    same = (oh, ow) == (h, width) and stride == (1, 1)
+    plain = (kh, kw) == (1, 1) and same and (top, left) == (0, 0) and groups == 1
     if plain and x.dtype == str(dtype).removeprefix("torch.").replace("int8", "uint8"):
         return _gemm(b, x, at, out, cout, product, in_scale)
     fields = {

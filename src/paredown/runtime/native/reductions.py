@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from paredown.runtime.backend import COMPUTE
-from paredown.runtime.native import views
+from paredown.runtime.native import padded, views
 from paredown.runtime.native.builder import FLOATS, Builder, Lacking
 from paredown.runtime.native.plan import Tensor
 from paredown.runtime.native.products import nhwc
@@ -44,7 +44,8 @@ def _pool(
     dilation: tuple[int, int] = (1, 1),
     count: bool = False,
 ) -> Tensor:
-    x = b.tensor(node.args[0])
+    source, above, before = padded.unpadded(b, node.args[0])
+    x = b.tensor(node.args[0] if source is b.env[node.args[0]] else source)  # type: ignore[index]
     if len(x.shape) != 4 or x.dtype not in FLOATS:
         raise Lacking(f"pooling over {list(x.shape)} {x.dtype}")
     x = nhwc(b, x)
@@ -72,8 +73,8 @@ def _pool(
         kw=kernel[1],
         stride_h=stride[0],
         stride_w=stride[1],
-        pad_top=padding[0],
-        pad_left=padding[1],
+        pad_top=padding[0] + above,
+        pad_left=padding[1] + before,
         dilation_h=dilation[0],
         dilation_w=dilation[1],
         groups=c,

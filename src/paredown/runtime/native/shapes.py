@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from paredown.runtime.native import moves, views
+from paredown.runtime.native import moves, padded, views
 from paredown.runtime.native.builder import Builder, Dequantized, Lacking, Value
 from paredown.runtime.native.plan import Step, Tensor
 from paredown.runtime.native.rules import argument, dtype_of, result, rule
@@ -101,7 +101,9 @@ def roll(b: Builder, node: torch.fx.Node) -> Value:
 
 @rule("aten.constant_pad_nd.default", "aten.pad.default")
 def pad(b: Builder, node: torch.fx.Node) -> Value:
-    """Rows of zeros around others."""
+    """Padding that its readers do themselves, or rows of zeros around others."""
+    if (laid := padded.start(b, node)) is not None:
+        return laid
     sides: Any = node.args[1]
     by: Any = list(sides)
     mode = argument(node, 2, "mode", "constant") if "aten.pad." in str(node.target) else "constant"
