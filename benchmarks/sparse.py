@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+FEWER = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""For masked weights, whose packing is most of the time."""
 TRANSFORMER = [
     (128, 768, 768),
     (128, 768, 3072),
@@ -46,6 +48,8 @@ MOBILE = [
     (49, 320, 1280),
 ]
 """1 x 1 convolutions of MobileNetV2 at 224: pixels, channels in, channels out."""
+SKINNY = [(1, 4096, 4096), (16, 4096, 4096), (64, 4096, 4096)]
+"""A decoder's layers. Taking turns, the products' weights are more than any L2 holds."""
 CASES = {
     "single": [("float32", (1, 1), MOBILE)],
     "quads": [("float32", (4, 1), MOBILE)],
@@ -55,6 +59,11 @@ CASES = {
         ("uint8", (16, 4), TRANSFORMER),
     ],
     "tiles": [("bfloat16", (16, 32), TRANSFORMER), ("uint8", (16, 64), TRANSFORMER)],
+    "masked": [
+        ("bfloat16", (1, 1), SKINNY),
+        ("uint8", (1, 1), SKINNY),
+        ("float32", (1, 1), SKINNY[:2]),
+    ],
 }
 ONEDNN = {"amx": None, "avx512_vnni": "AVX512_CORE_BF16", "avx2": "AVX2"}
 """What holds oneDNN to the instructions of a level; bf16 dot products come with our VNNI level."""
@@ -129,7 +138,7 @@ def kernel(
     agree(peer(), dense_out, f"oneDNN, {dtype} {shape}")
     blocks = torch.rand(-(-n // block[0]), -(-k // block[1]), generator=g)
     sparse: list[tuple[float, Callable[[], float], float, float]] = []
-    for share in SHARES:
+    for share in FEWER if form == "masked" else SHARES:
         keep = torch.ones_like(blocks, dtype=torch.bool).view(-1)
         keep[blocks.view(-1).argsort()[: round(share * blocks.numel())]] = False
         keep = keep.view_as(blocks).repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
@@ -169,6 +178,7 @@ def kernel(
                 "over_dense": best[1] / spent,
                 "over_onednn": best[0] / spent,
                 "weight_bytes": nbytes,
+                "weight_bytes_per_s": nbytes / spent,
                 "dense_weight_bytes": dense_bytes,
                 "max_error": error,
                 "rounds": rounds,
@@ -255,7 +265,7 @@ def written(document: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--isa", default="amx,avx512_vnni")
-    parser.add_argument("--forms", default="single,quads,lanes,tiles")
+    parser.add_argument("--forms", default="single,quads,lanes,tiles,masked")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each kernel and shape")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", help="measure one instruction set and print rows")

@@ -10,7 +10,7 @@ from kernel_cases import LEVELS, POISON, TYPES, call, guarded, native, pack, row
 
 pytestmark = pytest.mark.skipif(native is None, reason="no native kernels")
 FAST = [level for level in LEVELS if level != "scalar"]
-FORMS = ("single", "quads", "lanes", "tiles")
+FORMS = ("single", "quads", "lanes", "tiles", "masked")
 F32, BF16, U8, S8 = torch.float32, torch.bfloat16, torch.uint8, torch.int8
 
 

@@ -80,19 +80,48 @@ def test_few_rows_stay_dense(monkeypatch):
     assert kernel_of(run, "up").startswith("gemm_")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 9, 64])
+def test_few_rows_of_streamed_weights_take_masks_and_keep_the_bits(monkeypatch, rows, dtype):
+    isa = "amx"
+    if isa not in native.levels():
+        pytest.skip(f"no {isa} here")
+    monkeypatch.setenv("PAREDOWN_ISA", isa)
+    torch.manual_seed(0)
+    net = Net(rows).eval()
+    for layer in (net.up, net.down):
+        layer.weight.data *= torch.rand_like(layer.weight) >= 0.9
+    own = Workload(net.to(dtype), (torch.randn(rows, 256).to(dtype),))
+    in_cache = runtime.backend("native").lower(own, threads=2)
+    monkeypatch.setattr(sparse, "STREAMED", 1)
+    streamed = runtime.backend("native").lower(own, threads=2)
+    monkeypatch.setattr(sparse, "LAWS", {})
+    dense = runtime.backend("native").lower(own, threads=2)
+    assert "masked" not in kernel_of(in_cache, "up")
+    if rows < 64 or dtype is torch.bfloat16:
+        assert kernel_of(streamed, "up") == f"sparse_masked_{isa}"
+        assert streamed.weight_bytes() < 0.3 * dense.weight_bytes()
+        assert torch.equal(streamed(*own.inputs), dense(*own.inputs))
+    assert kernel_of(streamed, "head") == f"gemm_{isa}"
+
+
 def test_filled_blocks_are_counted_with_those_at_the_edge():
     weight = torch.zeros(20, 70)
     weight[17, 69] = weight[0, 0] = weight[1, 1] = 1
     assert sparse.Law(16, 32, 1, 0, 0).filled(weight) == pytest.approx(2 / 6)
     assert sparse.Law(1, 1, 1, 0, 0).filled(weight) == pytest.approx(3 / 1400)
-    assert sparse.Law(16, 32, 2, 7, 10).time(weight) == pytest.approx(2 / 3 + 0.1 + 0.5)
+    assert sparse.Law(16, 32, 2, 7, 10).time(weight, 32) == pytest.approx(2 / 3 + 0.1 + 0.5)
+    assert sparse.masked(2, 0.25, 0.01).time(weight, 3) == pytest.approx(6 / 1400 + 0.28)
 
 
 @pytest.mark.parametrize(("isa", "dtype"), sorted(sparse.LAWS))
 def test_dense_weights_and_scattered_half_precision_zeros_stay_dense(isa, dtype):
     torch.manual_seed(0)
     weight = torch.randint(1, 100, (256, 512)).to(getattr(torch, dtype))
-    assert sparse.form_of(weight, isa) is None
+    many, one = (64, 128), (1, 1)
+    assert sparse.form_of(weight, isa, many, streamed=True) is None
+    assert sparse.form_of(weight, isa, one, streamed=True) is None
     scattered = torch.where(torch.rand(256, 512) < 0.6, torch.zeros_like(weight), weight)
-    assert sparse.form_of(scattered, isa) is None
-    assert sparse.form_of(torch.zeros_like(weight), isa) is not None
+    assert sparse.form_of(scattered, isa, many, streamed=True) is None
+    assert sparse.form_of(torch.zeros_like(weight), isa, many, streamed=False) is not None
+    assert sparse.form_of(torch.zeros_like(weight), isa, (1, 128), streamed=True) is None

@@ -60,6 +60,7 @@ CARDS = {
     "dico": "generation:DiCoCard",
     "leyolo": "detection:LeYOLOCard",
     "vitok": "tokenizers:ViTokCard",
+    "mcunetv2": "patches:MCUNetV2Card",
     "neuri": "fuzzing:NeuRICard",
     "cosma": "memory:CosmaCard",
     "deepseek-v3-hw": "nodes:DeepSeekHardwareCard",
@@ -70,11 +71,15 @@ CARDS = {
     "intar": "fpga:InTARCard",
     "fast-sparse-convnets": "sparse_kernels:FastSparseConvNetsCard",
     "spmm-vnni": "sparse_kernels:SpmmVnniCard",
+    "flash-llm": "flash_llm:FlashLlmCard",
     "lpvit": "block_sparsity:LPViTCard",
+    "bdwp-sat": "sparse_training:BDWPCard",
     "archgym": "gymnasium:ArchGymCard",
     "nasaic": "coexploration:NasaicCard",
+    "pulsedl-ii": "pulses:PulseDLCard",
     "beyond-inference": "pipelines:BeyondInferenceCard",
     "cbnet": "early:CBNetCard",
+    "dual-complementary-cnn": "pairs:DualCard",
 }
 
 

@@ -12,7 +12,12 @@ from paredown import kernels
 
 Run = Callable[[], Any]
 
-NAMES = {torch.float32: "float32", torch.uint8: "uint8", torch.int8: "int8"}
+NAMES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.uint8: "uint8",
+    torch.int8: "int8",
+}
 
 
 def pruned(weight: Tensor, share: float, block: tuple[int, int], seed: int) -> Tensor:
@@ -31,8 +36,8 @@ def product(
 ) -> tuple[Run, Tensor]:
     """``a weight^T`` by the engine on one thread, weights dense (None) or in a sparse form.
 
-    ``a`` is float32 or uint8 (zero point 128) and the result, which the run fills, float32. It lies
-    in ``room`` where given: layers of a network write into one arena again and again.
+    ``a`` is float32, bfloat16 or uint8 (zero point 128), the result, which the run fills, float32.
+    It lies in ``room`` where given: layers of a network write into one arena again and again.
     """
     (m, k), n = a.shape, weight.shape[0]
     module: Any = kernels.native()
@@ -40,7 +45,8 @@ def product(
     engine = module.Engine(isa, 1, 0, [a.nbytes], [out.nbytes])
     shape = {"type": NAMES[weight.dtype], "out": n, "in": k}
     kind = "dense" if form is None else f"sparse_{form}"
-    at = engine.weights(kind, shape, weight.contiguous().numpy())
+    wide = weight.float() if weight.dtype == torch.bfloat16 else weight
+    at = engine.weights(kind, shape, wide.contiguous().numpy())
     fields: dict[str, Any] = {"a": ("input", 0, 0), "c": ("output", 0, 0), "w": ("constant", at, 0)}
     fields |= {"lda": k, "ldc": n, "m": m, "n": n, "k": k, "a_type": NAMES[a.dtype]}
     if a.dtype == torch.uint8:

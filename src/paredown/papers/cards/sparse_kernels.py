@@ -132,7 +132,7 @@ def speed_check(name: str, rows: Rows, slow: str, fast: str, threshold: float) -
     return Check(name, value, ">=", threshold, power, "x")
 
 
-class _Kernels(Card):
+class CardOfKernels(Card):
     """What both cards share: no kernels, no verdict."""
 
     def lacking(self, isa: str) -> Experiment | None:
@@ -144,7 +144,7 @@ class _Kernels(Card):
         return Experiment({}, [], [0], untestable=f"no kernels of the level {isa} on this machine")
 
 
-class FastSparseConvNetsCard(_Kernels):
+class FastSparseConvNetsCard(CardOfKernels):
     """Every 1 x 1 convolution of MobileNetV2, float32, sparse against oneDNN's dense ones."""
 
     key = "fast-sparse-convnets"
@@ -175,7 +175,7 @@ class FastSparseConvNetsCard(_Kernels):
         return Experiment(_figures(rows), checks, [0], {"times": _table(rows)})
 
 
-class SpmmVnniCard(_Kernels):
+class SpmmVnniCard(CardOfKernels):
     """Linear layers of encoders in int8 by block-sparse kernels against oneDNN and lists (CSR)."""
 
     key = "spmm-vnni"

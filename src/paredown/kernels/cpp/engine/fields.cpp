@@ -31,7 +31,8 @@ bool sparse_form(const std::string& kind, SparseForm& form) {
     static const std::map<std::string, SparseForm> known = {{"sparse_single", SparseForm::single},
                                                             {"sparse_quads", SparseForm::quads},
                                                             {"sparse_lanes", SparseForm::lanes},
-                                                            {"sparse_tiles", SparseForm::tiles}};
+                                                            {"sparse_tiles", SparseForm::tiles},
+                                                            {"sparse_masked", SparseForm::masked}};
     const auto at = known.find(kind);
     if (at == known.end()) return false;
     form = at->second;

@@ -98,7 +98,8 @@ private:
     }
 };
 
-// Whether a kind of weights is sparse_single, sparse_quads, sparse_lanes or sparse_tiles, and which.
+// Whether a kind of weights is sparse_single, sparse_quads, sparse_lanes, sparse_tiles or sparse_masked, and
+// which.
 bool sparse_form(const std::string& kind, SparseForm& form);
 
 // The fields of each argument struct, by the names of kernels.hpp.

@@ -9,9 +9,9 @@
 namespace paredown::engine {
 namespace {
 
-[[maybe_unused]] bool has_bf16() {
+[[maybe_unused]] bool has(const char* feature) {
     const auto all = features();
-    return std::find(all.begin(), all.end(), "avx512_bf16") != all.end();
+    return std::find(all.begin(), all.end(), feature) != all.end();
 }
 
 std::map<std::string, Kernels> build() {
@@ -19,14 +19,20 @@ std::map<std::string, Kernels> build() {
     Kernels t = scalar_kernels();
     all["scalar"] = t;
 #ifdef PAREDOWN_X86
+    const bool bf16 = has("avx512_bf16"), vbmi2 = bf16 && has("avx512_vbmi2");
     for (const std::string& level : levels()) {
         if (level == "avx2") all[level] = t = avx2_kernels(t);
         if (level == "avx512") all[level] = t = avx512_kernels(t);
         if (level == "avx512_vnni") {
             t = avx512_vnni_kernels(t);
-            all[level] = t = has_bf16() ? avx512_bf16_kernels(t) : t;
+            if (bf16) t = avx512_bf16_kernels(t);
+            if (vbmi2) t = avx512_vbmi2_kernels(t);
+            all[level] = t;
         }
-        if (level == "amx") all[level] = t = amx_kernels(t);
+        if (level == "amx") {
+            t = amx_kernels(t);
+            all[level] = vbmi2 ? amx_vbmi2_kernels(t) : t;
+        }
     }
 #endif
     return all;

@@ -239,9 +239,10 @@ struct ExpandDepthwise {
 };
 
 // How sparse weights of a matrix are held: lists of the inputs of one output, or of four outputs that share
-// theirs (floats only); blocks of 16 outputs by four bytes of k; blocks of 16 outputs by 64 bytes of k (AMX).
+// theirs (floats only); blocks of 16 outputs by four bytes of k; blocks of 16 outputs by 64 bytes of k (AMX);
+// a bit for each weight with the values of those that are no zero, expanded and multiplied as dense ones.
 // A level packs a form that it has no kernel for as lanes.
-enum class SparseForm : int32_t { single, quads, lanes, tiles };
+enum class SparseForm : int32_t { single, quads, lanes, tiles, masked };
 
 template <typename Args>
 struct Entry {
@@ -292,6 +293,9 @@ Kernels avx512_kernels(const Kernels& base);
 Kernels avx512_vnni_kernels(const Kernels& base);
 Kernels avx512_bf16_kernels(const Kernels& base);  // VNNI too; no level of its own
 Kernels amx_kernels(const Kernels& base);
+// Expansion of bytes and pairs of bytes; no levels of their own. The first wants VNNI and BF16 too.
+Kernels avx512_vbmi2_kernels(const Kernels& base);
+Kernels amx_vbmi2_kernels(const Kernels& base);
 #endif
 
 // The table of a level of `paredown::levels()`; throws std::invalid_argument naming the usable ones.

@@ -1,6 +1,7 @@
 // Product kernels on AVX-512 F, BW, DQ and VL: 32 registers of 16 floats.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
+#include "kernels_sparse_masked.hpp"
 #include "kernels_sparse_single.hpp"
 #include "kernels_vector.hpp"
 
@@ -13,6 +14,7 @@ Kernels avx512_kernels(const Kernels& base) {
     add_expansions<Sum::f32, Sum::wide, Sum::s16>(t);
     add_sparse<Sum::f32, Sum::wide, Sum::s16>(t);
     SparseSingle::add(t);
+    add_masked<Sum::f32, Sum::wide, Sum::s16>(t);
     add_vector_kernels(t);
     using Attend = AttentionOf<FloatAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};

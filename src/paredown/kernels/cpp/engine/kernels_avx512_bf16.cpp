@@ -1,7 +1,7 @@
 // Product kernels on AVX-512 BF16: pairs of bf16. All else anew too, for its one-instruction rounding.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
-#include "kernels_sparse.hpp"
+#include "kernels_sparse_masked.hpp"
 #include "kernels_vector.hpp"
 
 namespace paredown::engine {
@@ -11,6 +11,7 @@ Kernels avx512_bf16_kernels(const Kernels& base) {
     add_products<Sum::bf16>(t);
     add_expansions<Sum::bf16>(t);
     add_sparse<Sum::bf16>(t);
+    add_masked<Sum::bf16>(t);
     add_vector_kernels(t);
     using Attend = AttentionOf<FloatAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};

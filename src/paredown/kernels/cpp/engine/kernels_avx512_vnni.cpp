@@ -1,6 +1,6 @@
 // Product kernels on AVX-512 VNNI: quads of bytes.
 #include "kernels_expand.hpp"
-#include "kernels_sparse.hpp"
+#include "kernels_sparse_masked.hpp"
 
 namespace paredown::engine {
 
@@ -10,6 +10,7 @@ Kernels avx512_vnni_kernels(const Kernels& base) {
     add_products<Sum::u8s8>(t);
     add_expansions<Sum::u8s8>(t);
     add_sparse<Sum::u8s8>(t);
+    add_masked<Sum::u8s8>(t);
     return t;
 }
 

@@ -148,7 +148,7 @@ void bind_kernels(nb::module_& m) {
           "'name*'. Returns the shortest time in seconds.");
     m.def("kernel_packed_size", &packed_size, "isa"_a, "kind"_a, "fields"_a, "source"_a = 0,
           "Bytes of packed weights; kind is gemm, conv, depthwise, matvec or one of sparse_single, sparse_quads, "
-          "sparse_lanes and sparse_tiles, whose size depends on the weights at `source`.");
+          "sparse_lanes, sparse_tiles and sparse_masked, whose size depends on the weights at `source`.");
     m.def("kernel_pack", &pack, "isa"_a, "kind"_a, "fields"_a, "source"_a, "scales"_a, "to"_a,
           "Pack weights; addresses as integers, `scales` 0 except for matvec.");
 }

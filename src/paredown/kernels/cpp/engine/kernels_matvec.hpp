@@ -11,6 +11,8 @@ namespace paredown::engine {
 namespace {
 
 constexpr int64_t kSteps = 4;
+// Weights pass by once and come from memory: so many bytes on the way are what a core needs to keep it busy.
+constexpr int64_t kWeightsAhead = 8192;
 
 struct MatvecLayout {
     int64_t panels, groups, group_steps, steps, panel_bytes, scales_at;
@@ -77,6 +79,7 @@ void panel_sums(const MatvecLayout& l, const uint8_t* w, const float* scales, co
             for (F& a : row) a = zero();
         for (int64_t k = 0; k < l.group_steps; k += kSteps, w += kSteps * W * Bits / 8, x += kSteps) {
             F q[kSteps];
+            fetch(reinterpret_cast<const char*>(w) + kWeightsAhead);
             if constexpr (Bits == 8) {
                 for (int i = 0; i < kSteps; ++i) q[i] = load_as<DType::s8>(w + i * W);
             } else {

@@ -13,7 +13,7 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {};
 };
 
-void configure() {
+[[maybe_unused]] void configure() {
     TileConfig config;
     for (int tile = 0; tile < 8; ++tile) {
         config.bytes_per_row[tile] = 64;
