@@ -17,6 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = (
     "test_products.py",
+    "test_sparse_products.py",
+    "test_masked_products.py",
     "test_rows.py",
     "test_moved_rows.py",
     "test_attention.py",
