@@ -34,6 +34,7 @@ BUILT_IN = {
     "patches": "paredown.techniques.schedule.patches:Patches",
     "early-exit": "paredown.techniques.adaptive.early_exit:EarlyExit",
     "hard-to-easy": "paredown.techniques.adaptive.conversion:HardToEasy",
+    "result-memory": "paredown.techniques.adaptive.memory:ResultMemory",
     "low-rank": "paredown.techniques.factorize.low_rank:LowRank",
     "trained-low-rank": "paredown.techniques.factorize.trained_low_rank:TrainedLowRank",
     "recover": "paredown.techniques.distill.recover:Recover",

@@ -34,6 +34,7 @@ MODULES = (
     "paredown.runtime.token_merging",
     "paredown.runtime.token_propagation",
     "paredown.runtime.exits",
+    "paredown.runtime.results",
     "paredown.runtime.patched",
 )
 
