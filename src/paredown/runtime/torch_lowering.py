@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.runtime.forms_codebook import CodebookConv, CodebookLinear
+from paredown.runtime.forms_fixed import FixedConv, FixedLinear
 from paredown.runtime.forms_low_bit import LowBitLinear
 from paredown.runtime.forms_mixed import MixedInt8Linear
 from paredown.runtime.nf4 import NF4Linear
@@ -169,4 +170,6 @@ _TABLE: dict[type, Any] = {
     LowBitLinear: None,
     CodebookLinear: None,
     CodebookConv: None,
+    FixedLinear: None,
+    FixedConv: None,
 }
