@@ -28,6 +28,7 @@ SETTINGS = {
     "trained-low-rank": {"steps": 4},
     "cross-distillation": {"steps": 3},
     "qfx": {"steps": 4},
+    "nm-training": {"steps": 4},
     "qlora": {"steps": 4},
     "early-exit": {"steps": 4},
     "hard-to-easy": {"steps": 4},

@@ -28,6 +28,7 @@ BUILT_IN = {
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",
     "structured-pruning": "paredown.techniques.sparsify.structured:StructuredPruning",
     "block-pruning": "paredown.techniques.sparsify.block_pruning:BlockPruning",
+    "nm-training": "paredown.techniques.sparsify.nm_training:NMTraining",
     "one-shot-pruning": "paredown.techniques.sparsify.one_shot:OneShotPruning",
     "token-merging": "paredown.techniques.tokens.merging:TokenMerging",
     "token-propagation": "paredown.techniques.tokens.propagation:TokenPropagation",

@@ -46,6 +46,8 @@ class Array(BaseModel):
     columns: int
     clock_hz: float
     dataflow: Literal["weight", "output", "row"]
+    patterns: tuple[str, ...] = ()
+    """``n:m`` sparsities of weights whose zeros a unit skips: it takes m inputs for n weights."""
 
 
 Kind = Literal[
