@@ -1,0 +1,1 @@
+"""Whole systems from other fields that exercise the library."""
