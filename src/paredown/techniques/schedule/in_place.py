@@ -105,16 +105,23 @@ def patched(graph: Graph, cut: Cut, tiles: int, width: int = 1) -> int:
     """Bytes of the same run with its early stage in patches; the image is streamed in by tile."""
     stage = cut.stage
     _, _, height, wide = graph.tensors[stage.start].shape
-    rows, columns = Schedule(stage, tiles).walks(height, wide)
+    rows, columns = (_unlike(w) for w in Schedule(stage, tiles).walks(height, wide))
     whole = width * prod(graph.tensors[stage.end].shape)
     layers = [
         _layer(graph.nodes[i], op.reads, graph)
         for op, i in zip(stage.ops, cut.nodes, strict=True)
         if op.tiled and op.out in rows[0].need
     ]
-    tile = max(high_water(layers, _sizes(graph, stage.ops, stage.start, r, c, stage.end, width), [])
-               for r in rows for c in columns)  # fmt: skip
+    sizes = [_sizes(graph, stage.ops, stage.start, r, c, stage.end, width)
+             for r in rows for c in columns]  # fmt: skip
+    tile = max(high_water(layers, size, []) for size in sizes)
     return int(max(tile + whole, layerwise(graph, width, cut.end + 1)))
+
+
+def _unlike(walks: Iterable[Walk]) -> list[Walk]:
+    """One of each kind: tiles inside the image need alike much."""
+    kinds = {tuple(b - a for a, b in w.need.values()): w for w in walks}
+    return list(kinds.values())
 
 
 def _sizes(

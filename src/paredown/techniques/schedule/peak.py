@@ -49,6 +49,13 @@ def cost(graph: Graph, cut: Cut, tiles: int, after: int | None = None) -> Cost:
     return Cost(int(max(inside, 2 * whole, after)), plain, patched, graph.macs)
 
 
+def overhead(graph: Graph, cut: Cut, tiles: int) -> float:
+    """Share of the network's multiply-accumulates that is computed again."""
+    _, _, height, width = graph.tensors[cut.stage.start].shape
+    plain, patched = _work(graph, cut, *Schedule(cut.stage, tiles).walks(height, width))
+    return (patched - plain) / max(graph.macs, 1)
+
+
 def later(graph: Graph, cut: Cut) -> int:
     """The most bytes that what follows the stage holds.
 
