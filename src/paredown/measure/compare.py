@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BURST_S = 0.04
 MIN_RUNS = 3
 # What the run before left in the caches is nothing to a run this long: one is a burst.
-LONG_S = 1.0
+LONG_S = 0.1
 MIN_HALVES = 6
 STABLE = 1.15
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -110,7 +110,8 @@ def interleave(subjects: Sequence[tuple[str, Run]], *, seconds: float, seed: int
     """Time ready-to-run subjects against the first of them; call this in a process of its own.
 
     ``seconds`` is the whole time to spend; at least six half rounds are always run, of one run each
-    where it takes a second or more. Latencies are medians of stable runs with the (0.2, 0.8) quantiles as spread.
+    where it takes a tenth of a second or more. Latencies are medians of stable runs with the
+    (0.2, 0.8) quantiles as spread.
     """
     names = [n for n, _ in subjects]
     runs = [r for _, r in subjects]

@@ -227,7 +227,7 @@ class DRCTCard(ArchitectureCard):
         enlarged,
         small_drct,
         images(1, 1, SIDE, SIDE),
-        {"quick": Plan(200, side=2 * SIDE), "full": Plan(1500, side=2 * SIDE)},
+        {"quick": Plan(170, side=2 * SIDE), "full": Plan(1500, side=2 * SIDE)},
         seeds={"quick": 3, "full": 10},
         floors={"PSNR": 0.01, "intensity kept": 0.001},
     )

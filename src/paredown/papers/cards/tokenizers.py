@@ -80,7 +80,7 @@ class ViTokCard(ArchitectureCard):
         reconstructed,
         small_vitok,
         images(1, 1, 32, 32),
-        {"quick": Plan(400, batch=16), "full": Plan(4000, batch=16)},
+        {"quick": Plan(330, batch=16), "full": Plan(4000, batch=16)},
         seeds={"quick": 3, "full": 10},
         floors={"PSNR": 0.01},
     )
