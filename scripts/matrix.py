@@ -32,6 +32,7 @@ SETTINGS = {
     "qlora": {"steps": 4},
     "early-exit": {"steps": 4},
     "hard-to-easy": {"steps": 4},
+    "adaptive-computation": {"steps": 3, "layer_steps": 2},
     "quantized-distillation": {"steps": 4},
 }
 

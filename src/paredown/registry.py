@@ -36,6 +36,7 @@ BUILT_IN = {
     "early-exit": "paredown.techniques.adaptive.early_exit:EarlyExit",
     "hard-to-easy": "paredown.techniques.adaptive.conversion:HardToEasy",
     "result-memory": "paredown.techniques.adaptive.memory:ResultMemory",
+    "adaptive-computation": "paredown.techniques.adaptive.computation:AdaptiveComputation",
     "low-rank": "paredown.techniques.factorize.low_rank:LowRank",
     "trained-low-rank": "paredown.techniques.factorize.trained_low_rank:TrainedLowRank",
     "recover": "paredown.techniques.distill.recover:Recover",

@@ -80,6 +80,7 @@ CARDS = {
     "beyond-inference": "pipelines:BeyondInferenceCard",
     "cbnet": "early:CBNetCard",
     "dual-complementary-cnn": "pairs:DualCard",
+    "acm": "modules:ACMCard",
 }
 
 

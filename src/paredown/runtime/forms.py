@@ -35,6 +35,7 @@ MODULES = (
     "paredown.runtime.token_propagation",
     "paredown.runtime.exits",
     "paredown.runtime.results",
+    "paredown.runtime.adaptive_mlp",
     "paredown.runtime.patched",
 )
 

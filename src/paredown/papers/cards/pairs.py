@@ -57,7 +57,9 @@ def _convnet(channels: Sequence[int], strides: Sequence[int], kernel: int) -> nn
     layers: list[nn.Module] = []
     for (a, b), stride in zip(itertools.pairwise((1, *channels)), strides, strict=True):
         layers += [nn.Conv2d(a, b, kernel, stride, kernel // 2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels[-1], 10))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels[-1], 10)
+    )
 
 
 @cache
