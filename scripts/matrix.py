@@ -29,6 +29,7 @@ SETTINGS = {
     "cross-distillation": {"steps": 3},
     "qfx": {"steps": 4},
     "nm-training": {"steps": 4},
+    "consensus": {"steps": 4},
     "qlora": {"steps": 4},
     "early-exit": {"steps": 4},
     "hard-to-easy": {"steps": 4},

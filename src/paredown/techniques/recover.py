@@ -55,6 +55,8 @@ class Plan:
     patience: int = 4
     clip: float = 1.0
     seed: int = 0
+    keep_best: bool = True
+    """False: the state of the last check remains (what is scored may change while it trains)."""
 
     def __post_init__(self) -> None:
         """Raises ``InputError`` for what cannot be trained with."""
@@ -221,7 +223,7 @@ class _Training:
                 score = self.score()
                 stale += 1
                 # A tie goes to the state trained longer: a small validation set saturates.
-                if score >= out.best_score:
+                if score >= out.best_score or not plan.keep_best:
                     best, stale = snapshot(self.student), 0
                     out.best_score, out.best_step = score, out.steps
                 store.save(self.whole, self.optimizer, best, {**asdict(out), "stale": stale})

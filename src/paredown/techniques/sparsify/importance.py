@@ -42,7 +42,7 @@ def scores(workload: Workload, groups: list[Group], kind: str) -> dict[str, np.n
     return {s: r / r.mean() if r.mean() > 0 else r for s, r in raw.items()}
 
 
-def _producers(group: Group) -> list[Member]:
+def producers(group: Group) -> list[Member]:
     """What makes the units: producing weights and the scales after them, running statistics left
     out.
     """
@@ -61,7 +61,7 @@ def _per_unit(group: Group, member: Member, values: Tensor) -> np.ndarray:
 
 def _magnitude(model: nn.Module, group: Group) -> np.ndarray:
     total = np.zeros(group.size)
-    for m in _producers(group):
+    for m in producers(group):
         part = _per_unit(group, m, _tensor(model, m.name).detach().float().square())
         if part.mean() > 0:
             total += part / part.mean()
@@ -79,7 +79,7 @@ def _taylor(workload: Workload, groups: list[Group]) -> dict[str, np.ndarray]:
         loss.backward()
         for g in groups:
             change = np.zeros(g.size)
-            for m in _producers(g):
+            for m in producers(g):
                 w = _tensor(model, m.name)
                 if w.grad is not None:
                     change += _per_unit(g, m, (w.detach() * w.grad).float())
@@ -113,7 +113,7 @@ def first_tensor(out: Any) -> Tensor:
 
 def _activation(workload: Workload, groups: list[Group]) -> dict[str, np.ndarray]:
     model = workload.model
-    readers = {m.module for g in groups for m in g.members if _reader(model, m)}
+    readers = {m.module for g in groups for m in g.members if reader(model, m)}
     squares: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -145,7 +145,7 @@ def _activation(workload: Workload, groups: list[Group]) -> dict[str, np.ndarray
     for g in groups:
         total = np.zeros(g.size)
         for m in g.members:
-            if m.module not in squares or not _reader(model, m):
+            if m.module not in squares or not reader(model, m):
                 continue
             w = _tensor(model, m.name).detach().float().square()
             shape = [1] * w.ndim
@@ -156,7 +156,7 @@ def _activation(workload: Workload, groups: list[Group]) -> dict[str, np.ndarray
     return out
 
 
-def _reader(model: nn.Module, m: Member) -> bool:
+def reader(model: nn.Module, m: Member) -> bool:
     """Whether a member is the weight of a layer that reads the units as its whole input."""
     if m.role != "in" or not m.name.endswith(".weight"):
         return False

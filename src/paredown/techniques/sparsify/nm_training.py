@@ -54,6 +54,8 @@ class NMTraining(Rewrite):
     needs: ClassVar[frozenset[Needs]] = frozenset({Needs.TRAINING})
     touches: ClassVar[frozenset[Touches]] = frozenset({Touches.WEIGHT_VALUES})
     lowers: ClassVar[frozenset[Lowers]] = frozenset({Lowers.SIZE})
+    # The search takes whatever trains for a recovery after cuts: this is for recipes.
+    maturity: ClassVar[Any] = "study"
 
     pattern: Annotated[str, Choice("2:4", "2:8", "1:4", "4:8"), "n:m, n kept of every m"] = "2:4"
     direction: Annotated[str, Choice(*DIRECTIONS), "which products of a step are sparse"] = "both"

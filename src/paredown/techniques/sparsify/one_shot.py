@@ -8,8 +8,8 @@ it claims. Time falls on the native engine alone, where linears and 1 x 1 convol
 enough for its sparse kernels (`runtime.native.sparse` holds their break-even): blocks of 16 outputs
 by 32 inputs (bf16) or 64 (int8) are whole AMX tiles, 16 x 4 serves int8, bf16 and float32 by
 vectors, 4 x 1 and single weights float32; zeros anywhere, in every precision, serve products of few
-rows (64 at most) whose weights no cache holds, as bits and values. torch's, oneDNN's and OpenVINO's products are dense. A
-backend that writes a format of its own writes it dense.
+rows (64 at most) whose weights no cache holds, as bits and values. torch's, oneDNN's and OpenVINO's
+products are dense. A backend that writes a format of its own writes it dense.
 
 Deviations: every layer gets the same share; Wanda and magnitude compare within a row for all
 patterns, SparseGPT's share is met in blocks of 128 columns, blocks of weights are compared over a

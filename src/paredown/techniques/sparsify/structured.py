@@ -92,21 +92,21 @@ class StructuredPruning(Rewrite):
             if reason is None:
                 ok.append(g)
             else:
-                refused[_original(workload, g.site)] = reason
-        good, broken = _runnable(deps, ok, {g.site: self._count(g) for g in ok})
-        refused |= {_original(workload, s): why for s, why in broken.items()}
-        return Sites(tuple(_original(workload, g.site) for g in good), refused)
+                refused[original(workload, g.site)] = reason
+        good, broken = _runnable(deps, ok, {g.site: self.count(g) for g in ok})
+        refused |= {original(workload, s): why for s, why in broken.items()}
+        return Sites(tuple(original(workload, g.site) for g in good), refused)
 
     def _refuse(self, g: Group) -> str | None:
         if g.reason is not None:
             return g.reason
         if g.stream and not self.streams:
             return "residual stream: cut only with streams=true"
-        if self.share > 0 and self._count(g) == g.size:
+        if self.share > 0 and self.count(g) == g.size:
             return f"{self.share:g} of {g.size} units rounds to none"
         return None
 
-    def _count(self, g: Group) -> int:
+    def count(self, g: Group) -> int:
         """Units kept at the asked share; raises nothing, equals ``size`` when none can go."""
         keep = max(1, round(g.size * (1 - self.share)))
         width = max((int((g.units(m) == 0).sum()) for m in g.members if m.role == "out"), default=1)
@@ -119,7 +119,7 @@ class StructuredPruning(Rewrite):
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
         """Rank the units and keep the most important; every index is recorded."""
         deps = Dependencies.of(capture(workload))
-        groups = self._chosen(workload, deps, sites)
+        groups = self.chosen(workload, deps, sites)
         return self._resolve(
             workload, deps, sites, groups, scores(workload, groups, self.importance)
         )
@@ -127,13 +127,14 @@ class StructuredPruning(Rewrite):
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same counts with the first units kept (under ``global`` scope, every group alike)."""
         deps = Dependencies.of(graph)
-        groups = self._chosen(workload, deps, sites)
+        groups = self.chosen(workload, deps, sites)
         even = {g.site: np.arange(g.size, 0, -1.0) for g in groups}
         plain = replace(self, scope="group")
         return plain._resolve(workload, deps, sites, groups, even, check=False)
 
-    def _chosen(self, workload: Workload, deps: Dependencies, sites: Sites) -> list[Group]:
-        by_name = {_original(workload, g.site): g for g in deps.groups}
+    def chosen(self, workload: Workload, deps: Dependencies, sites: Sites) -> list[Group]:
+        """The groups that sites name; raises ``NotApplicable`` for one that is none any more."""
+        by_name = {original(workload, g.site): g for g in deps.groups}
         missing = [s for s in sites.ok if s not in by_name]
         if missing:
             raise NotApplicable(
@@ -155,10 +156,10 @@ class StructuredPruning(Rewrite):
     ) -> Decisions:
         at: dict[str, StructuredPruning] = {}
         for g in groups:
-            own = self.at(sites, _original(workload, g.site))
+            own = self.at(sites, original(workload, g.site))
             assert isinstance(own, StructuredPruning)
             at[g.site] = own
-        counts = {g.site: at[g.site]._count(g) for g in groups}
+        counts = {g.site: at[g.site].count(g) for g in groups}
         if self.scope == "global":
             counts = self._global_counts(groups, score, counts)
         kept: dict[str, list[int]] = {}
@@ -170,19 +171,7 @@ class StructuredPruning(Rewrite):
                 )
             if counts[g.site] < g.size:
                 kept[g.site] = sorted(int(i) for i in best)
-        attrs = settle(deps, kept, check=check) if kept else []
-        # Many tensors keep the same positions: each list is written down once.
-        tables: dict[tuple[int, ...], int] = {}
-        cuts = [(c.name, c.dim, tables.setdefault(c.keep, len(tables))) for c in deps.cuts(kept)]
-        return Decisions(
-            {
-                "kept": {_original(workload, s): k for s, k in kept.items()},
-                "of": {_original(workload, g.site): g.size for g in groups},
-                "positions": [list(t) for t in tables],
-                "cuts": [list(c) for c in cuts],
-                "attrs": [[a.path, a.name, _listed(a.value)] for a in attrs],
-            }
-        )
+        return resolved(workload, deps, groups, kept, check=check)
 
     def _global_counts(
         self, groups: list[Group], score: dict[str, np.ndarray], even: dict[str, int]
@@ -202,7 +191,7 @@ class StructuredPruning(Rewrite):
                 left[site] -= 1
                 budget -= 1
         return {
-            g.site: replace(self, share=1 - left[g.site] / g.size)._count(g)
+            g.site: replace(self, share=1 - left[g.site] / g.size).count(g)
             if left[g.site] < g.size
             else g.size
             for g in groups
@@ -211,14 +200,43 @@ class StructuredPruning(Rewrite):
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Slice the tensors and set the attributes that the decisions list."""
         editor = Editor(workload)
-        keep = [tuple(k) for k in decisions.values["positions"]]
-        cut_tensors(editor, [Cut(n, d, keep[k]) for n, d, k in decisions.values["cuts"]])
-        for path, name, value in decisions.values["attrs"]:
-            editor.attr(path, name, tuple(value) if isinstance(value, list) else value)
+        cut(editor, decisions)
         kept, of = decisions.values["kept"], decisions.values["of"]
         left, whole = sum(map(len, kept.values())), sum(of[s] for s in kept)
         notes = [f"{len(kept)} groups cut: {left} of {whole} units kept"]
         return editor.change(self, kept, decisions, notes=notes)
+
+
+def resolved(
+    workload: Workload,
+    deps: Dependencies,
+    groups: list[Group],
+    kept: dict[str, list[int]],
+    *,
+    check: bool = True,
+) -> Decisions:
+    """What `rewrite` needs to leave these units of each group; groups not in ``kept`` stay."""
+    attrs = settle(deps, kept, check=check) if kept else []
+    # Many tensors keep the same positions: each list is written down once.
+    tables: dict[tuple[int, ...], int] = {}
+    cuts = [(c.name, c.dim, tables.setdefault(c.keep, len(tables))) for c in deps.cuts(kept)]
+    return Decisions(
+        {
+            "kept": {original(workload, s): k for s, k in kept.items()},
+            "of": {original(workload, g.site): g.size for g in groups},
+            "positions": [list(t) for t in tables],
+            "cuts": [list(c) for c in cuts],
+            "attrs": [[a.path, a.name, _listed(a.value)] for a in attrs],
+        }
+    )
+
+
+def cut(editor: Editor, decisions: Decisions) -> None:
+    """Slice the tensors and set the attributes that `resolved` lists."""
+    keep = [tuple(k) for k in decisions.values["positions"]]
+    cut_tensors(editor, [Cut(n, d, keep[k]) for n, d, k in decisions.values["cuts"]])
+    for path, name, value in decisions.values["attrs"]:
+        editor.attr(path, name, tuple(value) if isinstance(value, list) else value)
 
 
 def _runnable(
@@ -253,7 +271,7 @@ def _runnable(
     return good, refused
 
 
-def _original(workload: Workload, site: str) -> str:
+def original(workload: Workload, site: str) -> str:
     """A site in the original model's names; parts of a split layer keep their own."""
     path, _, role = site.rpartition(":")
     for original, now in workload.aliases.items():
