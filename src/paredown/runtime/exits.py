@@ -29,38 +29,38 @@ MEASURES = ("entropy", "probability", "gap")
 VARIES = "inputs that an early head is sure of leave there"
 
 
-def _linear(inputs: int, outputs: int, like: Tensor) -> nn.Linear:
-    return nn.Linear(inputs, outputs, device=like.device, dtype=like.dtype)
-
-
 class SideHead(nn.Module):
     """Pooled features to logits: ``(batch, channels, h, w)`` or ``(batch, tokens, channels)``."""
 
-    def __init__(self, channels: int, pool: int, classes: int, like: Tensor) -> None:
+    def __init__(
+        self, channels: int, pool: int, classes: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__()
-        self.pool = pool
-        self.fc = _linear(channels * pool * pool, classes, like)
+        self.pool, self.dtype = pool, dtype
+        self.fc = nn.Linear(channels * pool * pool, classes, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(batch, classes)``."""
-        if x.ndim == 3:
-            return self.fc(x.mean(1))
-        return self.fc(F.adaptive_avg_pool2d(x, self.pool).flatten(1))
+        """Logits ``(batch, classes)`` in the network's own dtype."""
+        x = x.float()
+        x = x.mean(1) if x.ndim == 3 else F.adaptive_avg_pool2d(x, self.pool).flatten(1)
+        return self.fc(x).to(self.dtype)
 
 
 class Converter(nn.Module):
     """An autoencoder over whole images: linears and ReLUs down to the middle size and up again."""
 
-    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...], like: Tensor) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], hidden: tuple[int, ...], device: torch.device | None = None
+    ) -> None:
         super().__init__()
         sizes = [math.prod(shape), *hidden]
         sizes += sizes[-2::-1]
         self.shape, self.middle = tuple(shape), len(hidden)
-        self.layers = nn.ModuleList(_linear(a, b, like) for a, b in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(a, b, device=device) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, *shape)`` to the same shape."""
-        return self.both(x)[0]
+        """``(batch, *shape)`` to the same shape and dtype."""
+        return self.both(x.float())[0].to(x.dtype)
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The converted images and the code in the middle."""
@@ -245,9 +245,10 @@ def _mixed(mixin: type[nn.Module], cls: type[nn.Module]) -> type[nn.Module]:
 def exits(module: nn.Module, config: dict[str, Any]) -> None:
     """Put heads on a classifier.
 
-    ``config``: ``measure``; ``classes``; ``stages`` in the order they run, each with the ``path``
-    of its module, ``channels`` and ``pool`` of its head, ``threshold``, ``continues``, ``always``;
-    ``converter``: None, or the ``shape`` and ``hidden`` sizes of the autoencoder in front.
+    ``config``: ``measure``; ``classes`` and ``dtype`` of its logits; ``stages`` in the order they
+    run, each with the ``path`` of its module, ``channels`` and ``pool`` of its head, ``threshold``,
+    ``continues``, ``always``; ``converter``: None, or the ``shape`` and ``hidden`` sizes of the
+    autoencoder in front.
     """
     if isinstance(module, ExitingModel):
         raise InputError("the network has exits already")
@@ -263,13 +264,14 @@ def exits(module: nn.Module, config: dict[str, Any]) -> None:
         at.__class__ = _mixed(HeadedModule, type(at))
         at.headed = (shared, index)
     classes = int(config["classes"])
-    like = next(module.parameters())
+    dtype: torch.dtype = getattr(torch, config["dtype"])
+    device = next(module.parameters()).device
     root.side_heads = nn.ModuleList(
-        SideHead(s["channels"], s["pool"], classes, like) for s in stages
+        SideHead(s["channels"], s["pool"], classes, dtype, device) for s in stages
     )
     if config["converter"] is not None:
         shape, hidden = config["converter"]["shape"], config["converter"]["hidden"]
-        root.converter = Converter(tuple(shape), tuple(hidden), like)
+        root.converter = Converter(tuple(shape), tuple(hidden), device)
     root.exits = shared
     for new in (root.side_heads, getattr(root, "converter", None)):
         if new is not None:

@@ -16,7 +16,7 @@ from paredown.runtime.exits import uncertainty
 from paredown.techniques.adaptive.conversion import HardToEasy
 from paredown.techniques.adaptive.cuts import cuts
 from paredown.techniques.adaptive.early_exit import EarlyExit
-from paredown.techniques.adaptive.heads import OneHead
+from paredown.techniques.adaptive.heads import Logits, OneHead
 from paredown.workload import TrainingData, Workload
 
 
@@ -56,7 +56,7 @@ def test_threshold_zero_is_the_network_and_infinity_its_first_head(exits):
     always = exited(w, exits=exits, threshold=math.inf)
     first = always.decisions.values["stages"][0]["path"]
     cut = next(c for c in cuts(capture(w)) if c.path == first)
-    head = OneHead(w, cut, 4)
+    head = OneHead(w, cut, Logits(4, "float32"))
     head.model.side_heads.load_state_dict(
         {k.removeprefix("side_heads."): t for k, t in always.decisions.tensors.items()}
         if exits == 1

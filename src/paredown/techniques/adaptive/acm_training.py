@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paredown.graph.varying import forget
 from paredown.runtime.adaptive_mlp import ACTIVATIONS, AdaptiveMlp
 from paredown.techniques.companion import Companion
 from paredown.workload import TrainingData
@@ -101,6 +102,7 @@ def _phase(
     seen = Seen(model, list(new))
     try:
         for inputs in batches(data, steps, seed):
+            forget(model)
             with torch.no_grad():
                 model(*inputs)
             total = sum(loss(new[path], x, y) for path, (x, y) in seen.pairs.items())

@@ -32,6 +32,7 @@ from paredown.editing import Editor
 from paredown.errors import InputError, NotApplicable
 from paredown.graph.capture import capture
 from paredown.graph.graph import Graph, Node
+from paredown.graph.varying import forget
 from paredown.quality import agreement, judge
 from paredown.runtime.adaptive_mlp import AdaptiveMlp
 from paredown.technique import (
@@ -125,10 +126,14 @@ class AdaptiveComputation(Rewrite):
         model = work.model.eval()
         at = [p for _, p in paths(workload, sites.ok)]
         forms = self._forms(workload, capture(workload), at)
+        forget(model)
         seen = Seen(model, at)
         with torch.no_grad():
             model(*workload.inputs, **workload.kwargs)
         seen.close()
+        idle = next((path for path in at if path not in seen.pairs), None)
+        if idle is not None:
+            raise NotApplicable(f"{idle} does not run on the example: exits come after {self.name}")
         for path, new in forms.items():
             one, two = _linears(model.get_submodule(path))
             slices((one, two), new, seen.pairs[path][0].flatten(0, -2))

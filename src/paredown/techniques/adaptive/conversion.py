@@ -54,11 +54,13 @@ from paredown.techniques.adaptive.cuts import (
     pool_of,
 )
 from paredown.techniques.adaptive.early_exit import ROLE
-from paredown.techniques.adaptive.heads import OneHead, config, stage, trained_head
+from paredown.techniques.adaptive.heads import Logits, OneHead, config, stage, trained_head
 from paredown.techniques.quantize.common import paths, site
 from paredown.techniques.recover import Plan, train
 from paredown.workload import TrainingData, Workload
 
+HOOK = ("stages", "classes", "dtype", "measure", "converter")
+"""What of the decisions the hook ``exits`` is told."""
 IMAGES = 4096
 """Training images that are judged easy or hard, at most."""
 
@@ -132,13 +134,12 @@ class HardToEasy(Rewrite):
         return nearest(found, [self.after])[0]
 
     def _decisions(self, graph: Graph, cut: Cut) -> dict[str, Any]:
-        classes = graph.tensors[graph.outputs[0]].shape[1]
+        logits = Logits.of(graph)
         shape = list(_image(graph) or ())
         front = {"shape": shape, "hidden": [self.hidden, self.code]}
-        used = {n.module for n in graph.nodes[: cut.last + 1]}
         return {
-            **config([stage(cut, 0.0, 0.0, always=True)], classes, converter=front),
-            "unused": sorted({n.module for n in graph.nodes} - used),
+            **config([stage(cut, 0.0, 0.0, always=True)], logits, converter=front),
+            "unused": _unused(graph, cut.last),
         }
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
@@ -149,9 +150,8 @@ class HardToEasy(Rewrite):
         graph = capture(workload)
         cut = self._cut(workload, graph, sites)
         values = self._decisions(graph, cut)
-        head = trained_head(workload, cut, values["classes"], data, self._plan())
-        like = torch.empty((), dtype=torch.float32)
-        front = Converter(tuple(values["converter"]["shape"]), (self.hidden, self.code), like)
+        head = trained_head(workload, cut, Logits.of(graph), data, self._plan())
+        front = Converter(tuple(values["converter"]["shape"]), (self.hidden, self.code))
         pairs = self._pairs(head, data)
         with torch.enable_grad():
             trainer = _Trainer(front)
@@ -170,17 +170,12 @@ class HardToEasy(Rewrite):
         """Put the autoencoder in front, end at the head, drop the weights that never run."""
         editor = Editor(workload)
         v = decisions.values
-        editor.attach("", "exits", {k: v[k] for k in ("stages", "classes", "measure", "converter")})
+        editor.attach("", "exits", {k: x for k, x in v.items() if k in HOOK})
         for name, value in decisions.tensors.items():
             path, _, own = name.rpartition(".")
             editor.tensor(path, own, value)
-        kept = _held_by(editor.model, set(v["unused"]))
         for path in v["unused"]:
-            module = editor.model.get_submodule(path)
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            for name, t in own:
-                if id(t) not in kept:
-                    editor.tensor(path, name, None)
+            editor.swap(path, nn.Identity())
         at = v["stages"][0]["path"]
         touched = [s for s, p in paths(workload, sites.ok) if p == at]
         notes = [f"every run ends after {at}, behind an autoencoder"]
@@ -253,11 +248,14 @@ def _image(graph: Graph) -> tuple[int, ...] | None:
     return t.shape[1:] if len(t.shape) == 4 and "float" in t.dtype else None
 
 
-def _held_by(model: nn.Module, without: set[str]) -> set[int]:
-    """Ids of tensors that modules other than those hold."""
-    found: set[int] = set()
-    for path, module in model.named_modules():
-        if path not in without:
-            found |= {id(t) for t in module.parameters(recurse=False)}
-            found |= {id(t) for t in module.buffers(recurse=False)}
-    return found
+def _unused(graph: Graph, last: int) -> list[str]:
+    """The outermost modules that run after node ``last`` alone."""
+
+    def around(path: str) -> list[str]:
+        parts = path.split(".")
+        return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+    before = {p for n in graph.nodes[: last + 1] for p in around(n.module)}
+    after = dict.fromkeys(n.module for n in graph.nodes[last + 1 :] if n.module)
+    outermost = (next((p for p in around(path) if p not in before), None) for path in after)
+    return sorted({p for p in outermost if p is not None})

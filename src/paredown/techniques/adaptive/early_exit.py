@@ -42,7 +42,7 @@ from paredown.technique import (
     Touches,
 )
 from paredown.techniques.adaptive.cuts import Cut, cuts, nearest, not_a_classifier
-from paredown.techniques.adaptive.heads import OneHead, config, stage, trained_head
+from paredown.techniques.adaptive.heads import Logits, OneHead, config, stage, trained_head
 from paredown.techniques.quantize.common import paths, site
 from paredown.techniques.recover import Plan
 from paredown.workload import Workload, share
@@ -121,15 +121,15 @@ class EarlyExit(Policy):
         if data is None:
             raise NotApplicable(f"{self.name} needs training data")
         graph = capture(workload)
-        classes = graph.tensors[graph.outputs[0]].shape[1]
+        logits = Logits.of(graph)
         chosen = self.chosen(workload, graph, sites)
-        heads = [trained_head(workload, c, classes, data, self._plan()) for c in chosen]
+        heads = [trained_head(workload, c, logits, data, self._plan()) for c in chosen]
         tensors = {
             f"side_heads.{i}.{name}": t
             for i, head in enumerate(heads)
             for name, t in head.tensors().items()
         }
-        model = self._with(workload, chosen, classes, heads)
+        model = self._with(workload, chosen, logits, heads)
         _same_when_never_sure(workload, model)
         threshold = self.threshold if self.threshold >= 0 else self._loosest(workload, model, heads)
         _set(model, threshold)
@@ -138,13 +138,13 @@ class EarlyExit(Policy):
             stage(c, threshold, (seen - gone) / seen if seen else 0.0)
             for c, (seen, gone) in zip(chosen, counts, strict=True)
         ]
-        return Decisions(config(stages, classes, self.measure), tensors)
+        return Decisions(config(stages, logits, self.measure), tensors)
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """Heads in their places; every second input leaves at each."""
-        classes = graph.tensors[graph.outputs[0]].shape[1]
+        logits = Logits.of(graph)
         stages = [stage(c, 0.5) for c in self.chosen(workload, graph, sites)]
-        return Decisions(config(stages, classes, self.measure))
+        return Decisions(config(stages, logits, self.measure))
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
         """Attach the heads."""
@@ -158,15 +158,16 @@ class EarlyExit(Policy):
         touched = [s for s, p in paths(workload, sites.ok) if p in at]
         left = [f"{1 - s['continues']:.0%} after {s['path']}" for s in settings["stages"]]
         note = f"of the inputs that come there leave: {', '.join(left)}"
-        return editor.change(self, touched or sites.ok, decisions, notes=[note])
+        # Who leaves early leaves the whole network: what comes later anywhere is touched as well.
+        return editor.change(self, [*touched, f":{ROLE}"], decisions, notes=[note])
 
     def _with(
-        self, workload: Workload, chosen: list[Cut], classes: int, heads: list[OneHead]
+        self, workload: Workload, chosen: list[Cut], logits: Logits, heads: list[OneHead]
     ) -> Any:
         """A copy of the model with trained heads that are never sure."""
         model: Any = share(workload.model).eval()
         stages = [stage(c, 0.0) for c in chosen]
-        forms.attach("exits", model, config(stages, classes, self.measure))
+        forms.attach("exits", model, config(stages, logits, self.measure))
         for new, head in zip(model.side_heads, heads, strict=True):
             new.load_state_dict(head.tensors())
         return model.eval()
