@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from paredown import artefact
 from paredown.editing import replay
 from paredown.errors import InputError
 from paredown.graph.capture import capture, capture_run
+from paredown.measure.compare import Timed
+from paredown.measure.over_inputs import compared
 from paredown.recipe import parse_inline, run
 from paredown.runtime import backend
 from paredown.runtime.exits import uncertainty
@@ -198,3 +201,26 @@ def test_labels_that_are_no_classes_are_refused():
     technique = HardToEasy(steps=0)
     with pytest.raises(Exception, match="class indices"):
         technique.apply(w, technique.sites(w, capture(w)))
+
+
+@pytest.mark.parametrize("text", ["early-exit:steps=5,threshold=0.9", "hard-to-easy:steps=5"])
+def test_an_artefact_read_back_answers_the_same_and_is_timed_over_inputs(text, tmp_path):
+    w = classifier()
+    applied = run(parse_inline(text.replace("steps=5", "steps=5,seed=1")), w)
+    executable = backend("eager").lower(applied.workload, threads=1)
+    artefact.save(
+        tmp_path / "a",
+        workload=applied.workload,
+        executable=executable,
+        recipe=applied.recipe,
+        changes=applied.changes,
+        fingerprint=None,
+    )
+    loaded = artefact.load(tmp_path / "a", threads=1, source=w)
+    x = torch.cat(w.calibration)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), applied.workload.model(x))
+    sides = [("whole", Timed(backend("eager").lower(w, threads=1), w))]
+    sides.append(("loaded", Timed(loaded.executable, w)))
+    found = compared(sides, seconds=0)["loaded"].latency
+    assert (found.n == len(w.population)) == (loaded.executable.varies is not None)
