@@ -135,7 +135,7 @@ class CrossDistillation(Recover):
     maturity: ClassVar[Any] = "study"
 
     temperature: Annotated[float, Choice(1.0, 2.0, 4.0), "softening of the outputs"] = 1.0
-    mimic: Annotated[float, Range(0.01, 10.0, log=True), "weight of the features"] = 1.0
+    mimic: Annotated[float, Range(0.01, 10.0, log=True), "weight of the features"] = 0.3
     views: Annotated[int, Choice(2, 1), "features as they are, and without their mean"] = 2
     through: Annotated[bool, "run projected features through the teacher's last stage"] = True
     teacher_stage: Annotated[str, "path of the teacher's last stage (empty: its last block)"] = ""
