@@ -15,7 +15,7 @@ from paredown.paring.request import Request
 from paredown.recipe import Recipe, Target
 from paredown.search.goal import Goal, Limit
 from paredown.search.space import Choice, Space
-from paredown.technique import Needs, Rewrite, Stage
+from paredown.technique import Lowers, Needs, Rewrite, Stage
 from paredown.workload import Workload
 
 RANKED = "static-int8"
@@ -90,6 +90,9 @@ def _why_not(name: str, request: Request) -> str | None:
         return "left out by --only"
     if not issubclass(cls, Rewrite):
         return f"a {cls.kind} is not searched yet: use it in a recipe"
+    limited = {c.metric for c in request.budget}
+    if cls.lowers == {Lowers.MEMORY} and "memory" not in limited and name not in request.only:
+        return "it lowers memory alone, which the budget does not limit"
     if cls.maturity == "study":
         return "study: for its claim card only"
     if cls.maturity == "trial" and name not in request.only:
