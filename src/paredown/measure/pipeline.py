@@ -36,6 +36,7 @@ PIXELS = (64, 512, 3000)
 STAGES = ("decode", "resize", "normalise", "copy", "inference", "post")
 RUN_S, FEWEST, MOST = 1.5, 24, 600
 CONCURRENCY = 8
+STUCK = 5.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def requests_for(seconds: float, concurrency: int) -> int:
 def stations(logs: Sequence[Log], stages: Sequence[Stage]) -> list[Station]:
     """Stages with the service times of runs with one request at a time, their first two left out.
 
-    What handing over takes beyond the sender's own time is the receiver's.
+    What handing over takes beyond the sender's own time is the receiver's. A service of more than
+    ``STUCK`` medians was interrupted by other work on the machine and is left out.
     """
     found: list[Station] = []
     for at, s in enumerate(stages):
@@ -129,7 +131,8 @@ def stations(logs: Sequence[Log], stages: Sequence[Stage]) -> list[Station]:
             if at and s.given != "queue":
                 beyond = np.median(log.handing[s.name]) - np.median(log.sending[s.name])
                 extra = max(0.0, float(beyond))
-            seconds += [x + extra for x in log.services[s.name][2:]]
+            limit = STUCK * float(np.median(log.services[s.name]))
+            seconds += [x + extra for x in log.services[s.name][2:] if x <= limit]
         found.append(Station(s.name, tuple(seconds), s.workers, batch=s.batch))
     return found
 
