@@ -1,5 +1,5 @@
 """A training step with N:M sparse products on a systolic array that skips zeros (SAT, Fang et al.
-2023, arXiv:2309.13015, sections IV and V).
+2023, arXiv:2309.13015).
 
 A layer has three products a step: forward (sums over inputs), gradient of the activations (over
 outputs) and of the weights (over pixels). Trained both ways sparse (BDWP), the first two have only
@@ -44,7 +44,7 @@ class Step:
 
 
 def share_of_macs(n: int, m: int) -> float:
-    """Of a layer's dense step: two of three products shrink to n/m (equation 8's ratio)."""
+    """Of a layer's dense step: two of three products shrink to n/m."""
     return (2 * n / m + 1) / 3
 
 

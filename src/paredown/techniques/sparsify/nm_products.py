@@ -1,5 +1,5 @@
 """Layers whose products are N:M sparse in training, forward and backward (BDWP, Fang et al. 2023,
-arXiv:2309.13015, section III).
+arXiv:2309.13015).
 
 Forward, weights keep the N largest of every M along the inputs, what the product sums over: y =
 x W_f^T. Backward, the same dense weights keep N of M along the outputs, what that product sums
