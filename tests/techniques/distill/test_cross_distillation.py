@@ -157,6 +157,25 @@ def test_a_student_learns_and_only_its_weights_remain():
     assert not torch.equal(plain.workload.call(), change.workload.call())
 
 
+def test_a_student_in_bfloat16_is_compared_in_float():
+    student, held = cnn().train().bfloat16(), teacher()
+    x = (torch.randn(8, 1, 16, 16).bfloat16(),)
+    maps = student_maps(student, x)
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole = held
+
+        def forward(self, y):
+            return self.whole(y.float())
+
+    beside = Mimic(student, Halves(), x, maps=maps, stage="whole.blocks.2", weight=1.0)
+    loss = beside.loss(student, x, None, student(*x))
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
 def test_recovery_takes_the_teacher_of_the_training_data():
     w = workload()
     change = Recover(steps=30, lr=5e-3, task=0.0).apply(w, Sites((SITE,)))

@@ -99,18 +99,18 @@ class Mimic(Companion):
         assert self._wanted is not None
         wanted, (args, kwargs) = self._wanted, self._call
         self._wanted = None
-        maps = [where.maps(self._student[p]) for p, where in self.maps.items()]
+        maps = [where.maps(self._student[p]).float() for p, where in self.maps.items()]
         terms: list[Tensor] = []
         for view in range(self.views):
             query = None
             if self.through:
-                tokens = self.projectors[0][view](maps[0])
+                tokens = self.projectors[0][view](maps[0]).to(args[0].dtype)
                 self._watching = False
                 try:
                     ran = self._frozen[1](self.before.back(tokens, args[0]), *args[1:], **kwargs)
                 finally:
                     self._watching = True
-                ran = self.after.maps(first_tensor(ran))
+                ran = self.after.maps(first_tensor(ran)).float()
                 terms.append(self._difference(view, ran, wanted))
                 query = ran.flatten(2).transpose(1, 2)
             tokens = self.projectors[1][view](maps[1], query)
@@ -119,7 +119,7 @@ class Mimic(Companion):
         return self.weight * torch.stack(terms).sum()
 
     def _difference(self, view: int, ours: Tensor, wanted: Tensor) -> Tensor:
-        theirs = self.after.maps(wanted)
+        ours, theirs = ours.float(), self.after.maps(wanted).float()
         if view == 0:
             return apart(ours, theirs)
         return SECOND_VIEW * apart(without_mean(ours), without_mean(theirs))
