@@ -13,7 +13,7 @@ from paredown.measure import pictures
 from paredown.measure.brokers import Kind
 from paredown.measure.child import Jobs, Limits
 from paredown.measure.fingerprint import cores
-from paredown.measure.pipeline import chained, compared, files, network, picture_row
+from paredown.measure.pipeline import STUCK, chained, compared, files, network, picture_row
 from paredown.measure.served import Spans, Stage, Work, serve
 from paredown.papers.card import (
     Card,
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from paredown.workload import Workload
 
 SIZES = (64, 512, 3000)
-FACES = (1, 5, 25)
+FACES = (1, 25)
 BROKERS: tuple[Kind | None, ...] = (None, "memory", "log", "synced log")
-REPEATS = {"quick": 3, "full": 8}
+REPEATS = {"quick": 6, "full": 10}
 BROKER_REPEATS = 2
 """At the quick scale: nothing hangs on them."""
 NETWORK, SIDE = "zoo:mobilenetv2?width=0.5", 96
@@ -122,8 +122,9 @@ def _job(repeats: int) -> dict[str, Any]:
     payloads = {p: files(p) for p in SIZES}
     found: dict[str, Any] = {"pictures": [], "served": [], "brokers": []}
     for repeat in range(repeats):
-        for pixels in SIZES:
-            found["pictures"].append(share_row(work, pixels, payloads[pixels], repeat))
+        if repeat % 2 == 0:
+            for pixels in SIZES:
+                found["pictures"].append(share_row(work, pixels, payloads[pixels], repeat))
         found["served"] += served_rows(work, payloads[SIZES[-1]], repeat)
         if repeat < BROKER_REPEATS or repeats > REPEATS["quick"]:
             found["brokers"] += [faces_row(work, payloads[SIZES[1]], n, repeat) for n in FACES]
@@ -170,6 +171,7 @@ def served_rows(work: Workload, payloads: list[NDArray[Any]], repeat: int) -> li
         service - spans["decode"]
         for log in whole.alone
         for service, spans in list(zip(log.services["preprocess"], log.spans, strict=True))[2:]
+        if service <= STUCK * first.mean
     )
     without = Station(first.name, left)
     many = len(cores())

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor, nn
 
 from paredown.cost.reading import Ridge, tokens
@@ -27,6 +26,7 @@ from paredown.papers.card import (
     mean_figure,
 )
 from paredown.papers.cards._task import pool
+from paredown.papers.cards.texts import kendall
 from paredown.workload import Workload
 from paredown.workloads.digits import split
 
@@ -85,7 +85,7 @@ class OnnxNetCard(Card):
         }
         for space, mine in (("cells", cells), ("blocks", blocks)):
             one, two = ([r["scores"][i] for r in mine] for i in range(2))
-            figures[f"tau between two trainings, {space}"] = measured(tau_of(one, two), "")
+            figures[f"tau between two trainings, {space}"] = measured(kendall(one, two), "")
         shown = [{k: v for k, v in r.items() if k != "written"} for r in rows]
         return Experiment(figures, checks, list(range(DRAWS[scale])),
                           {"networks": shown, "draws": found})  # fmt: skip
@@ -226,17 +226,11 @@ def ranked(known: list[dict[str, Any]], other: list[dict[str, Any]], draw: int) 
     order = np.random.default_rng(draw).permutation(len(other))
     shown, left = ([other[i] for i in part] for part in (order[:SHOWN], order[SHOWN:]))
     true = [r["accuracy"] for r in left]
-    found: dict[str, float] = {k: tau_of([r[k] for r in left], true) for k in ("params", "macs")}
+    found: dict[str, float] = {k: kendall([r[k] for r in left], true) for k in ("params", "macs")}
     held = [tokens(r["written"]) for r in left]
     for name, seen in (("", [*known, *shown]), (", none seen", known)):
         words, labels = [tokens(r["written"]) for r in seen], [r["accuracy"] for r in seen]
         reader = Reader("conv1d", loss="rank").fit(words, labels, epochs=READING_EPOCHS, seed=draw)
-        found[f"reader{name}"] = tau_of(reader.predict(held).tolist(), true)
-        found[f"ridge{name}"] = tau_of(Ridge().fit(words, labels).predict(held).tolist(), true)
+        found[f"reader{name}"] = kendall(reader.predict(held).tolist(), true)
+        found[f"ridge{name}"] = kendall(Ridge().fit(words, labels).predict(held).tolist(), true)
     return found
-
-
-def tau_of(said: list[float], true: list[float]) -> float:
-    """Kendall's tau; 0 where one side says the same of all."""
-    value = float(next(iter(stats.kendalltau(said, true))))
-    return 0.0 if np.isnan(value) else value

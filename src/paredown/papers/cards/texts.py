@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.optimize import nnls
 
@@ -133,12 +133,19 @@ def values(data: Sequence[Label], target: str) -> NDArray[np.float64]:
     return np.log([x.seconds if target == "latency" else x.peak_bytes for x in data])
 
 
+def kendall(said: ArrayLike, true: ArrayLike) -> float:
+    """Kendall's tau; 0 where one side says the same of all."""
+    found: Any = stats.kendalltau(said, true)
+    value = float(found.statistic)
+    return 0.0 if np.isnan(value) else value
+
+
 def score(said: NDArray[np.float64], true: NDArray[np.float64]) -> dict[str, float]:
     """Root mean square error over the range of the logarithms, relative error, Kendall's tau."""
     return {
         "error": float(np.sqrt(np.mean((said - true) ** 2)) / (true.max() - true.min())),
         "relative": float(np.median(np.abs(np.exp(said - true) - 1))),
-        "tau": float(next(iter(stats.kendalltau(said, true)))),
+        "tau": kendall(said, true),
     }
 
 
