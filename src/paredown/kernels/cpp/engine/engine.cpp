@@ -2,6 +2,7 @@
 
 #include "copy.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -15,6 +16,9 @@ namespace paredown::engine {
 namespace {
 
 constexpr size_t kAlign = 64, kHuge = size_t(2) << 20;
+constexpr size_t kMapped = size_t(512) << 10;  // of fewer bytes a huge page would mostly be wasted
+// Constants: small networks hold little more than they need, large ones lie in huge pages.
+constexpr size_t kFirstBlock = size_t(64) << 10, kLastBlock = size_t(64) << 20;
 // Vector loads may run past the last element of a row, never past this.
 constexpr size_t kSlack = 64;
 
@@ -61,21 +65,61 @@ std::unique_ptr<Step> make(const Kernels& k, const std::string& op, Fields& fiel
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
+#if defined(__linux__)
+// `bytes`, a multiple of kHuge, that lie on its border. Fresh memory of the system is zero.
+uint8_t* mapped(size_t bytes) {
+    constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* p = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    auto* all = static_cast<uint8_t*>(p);
+    const size_t before = (kHuge - reinterpret_cast<uintptr_t>(p) % kHuge) % kHuge;
+    if (before != 0) munmap(all, before);
+    munmap(all + before + bytes, kHuge - before);
+    madvise(all + before, bytes, MADV_HUGEPAGE);
+    return all + before;
+}
+#endif
+
 }  // namespace
 
-void Block::Free::operator()(uint8_t* p) const { std::free(p); }
+void Block::Free::operator()(uint8_t* p) const {
+#if defined(__linux__)
+    if (mapped != 0) {
+        munmap(p, mapped);
+        return;
+    }
+#endif
+    std::free(p);
+}
 
 Block::Block(size_t bytes) : size_(bytes) {
     if (bytes == 0) return;
-    const size_t align = bytes >= kHuge ? kHuge : kAlign;
-    const size_t whole = rounded(bytes + kSlack, align == kHuge ? 4096 : kAlign);
-    void* p = nullptr;
-    if (posix_memalign(&p, align, whole) != 0) throw std::bad_alloc();
-    data_.reset(static_cast<uint8_t*>(p));
 #if defined(__linux__)
-    if (align == kHuge) madvise(p, whole, MADV_HUGEPAGE);
+    if (bytes >= kMapped) {
+        const size_t whole = rounded(bytes + kSlack, kHuge);
+        data_ = {mapped(whole), Free{whole}};
+        return;
+    }
 #endif
+    const size_t whole = rounded(bytes + kSlack, kAlign);
+    void* p = nullptr;
+    if (posix_memalign(&p, kAlign, whole) != 0) throw std::bad_alloc();
+    data_.reset(static_cast<uint8_t*>(p));
     std::memset(p, 0, whole);
+}
+
+uint8_t* Constants::add(size_t bytes) {
+    const size_t whole = rounded(bytes, kAlign);
+    if (blocks_.empty() || blocks_.back().size() - used_ < whole) {
+        const size_t next = blocks_.empty() ? kFirstBlock : std::min(blocks_.back().size() * 4, kLastBlock);
+        blocks_.emplace_back(std::max(next, whole));
+        used_ = 0;
+    }
+    uint8_t* data = blocks_.back().data() + used_;
+    used_ += whole;
+    bytes_ += bytes;
+    all_.push_back({data, bytes});
+    return data;
 }
 
 Engine::Engine(const std::string& isa, int threads, size_t arena_bytes, std::vector<size_t> inputs,
@@ -90,33 +134,28 @@ Engine::Engine(const std::string& isa, int threads, size_t arena_bytes, std::vec
 }
 
 int64_t Engine::constant(const void* data, size_t bytes) {
-    Block block(bytes);
-    if (bytes != 0) std::memcpy(block.data(), data, bytes);
-    constants_.push_back(std::move(block));
-    return int64_t(constants_.size()) - 1;
+    uint8_t* to = constants_.add(bytes);
+    if (bytes != 0) std::memcpy(to, data, bytes);
+    return int64_t(constants_.count()) - 1;
 }
 
 int64_t Engine::weights(const std::string& kind, const Weights& shape, const void* data) {
     if (SparseForm form; sparse_form(kind, form)) {
         if (shape.kh * shape.kw * shape.groups != 1) throw std::invalid_argument("sparse weights are matrices");
-        Block block(kernels_->packed_sparse_size(shape, form, data));
-        kernels_->pack_sparse(shape, form, data, block.data());
-        constants_.push_back(std::move(block));
-        return int64_t(constants_.size()) - 1;
+        kernels_->pack_sparse(shape, form, data,
+                              constants_.add(kernels_->packed_sparse_size(shape, form, data)));
+    } else if (kind == "depthwise") {
+        kernels_->pack_depthwise(shape, data, constants_.add(kernels_->packed_depthwise_size(shape)));
+    } else {
+        kernels_->pack(shape, data, constants_.add(kernels_->packed_size(shape)));
     }
-    const bool depthwise = kind == "depthwise";
-    Block block(depthwise ? kernels_->packed_depthwise_size(shape) : kernels_->packed_size(shape));
-    (depthwise ? kernels_->pack_depthwise : kernels_->pack)(shape, data, block.data());
-    constants_.push_back(std::move(block));
-    return int64_t(constants_.size()) - 1;
+    return int64_t(constants_.count()) - 1;
 }
 
 int64_t Engine::matvec(const Matvec& shape, const int8_t* q, const float* scales) {
     if (kernels_->packed_matvec_size == nullptr) throw std::invalid_argument("no kernel here for matvec");
-    Block block(kernels_->packed_matvec_size(shape));
-    kernels_->pack_matvec(shape, q, scales, block.data());
-    constants_.push_back(std::move(block));
-    return int64_t(constants_.size()) - 1;
+    kernels_->pack_matvec(shape, q, scales, constants_.add(kernels_->packed_matvec_size(shape)));
+    return int64_t(constants_.count()) - 1;
 }
 
 const void* Engine::address(const Ref& ref) const {
@@ -126,10 +165,10 @@ const void* Engine::address(const Ref& ref) const {
                 throw std::invalid_argument("a tensor lies outside of the arena");
             return arena_.data() + ref.offset;
         case Ref::Space::constant:
-            if (ref.index < 0 || size_t(ref.index) >= constants_.size() || ref.offset < 0 ||
-                size_t(ref.offset) > constants_[size_t(ref.index)].size())
+            if (ref.index < 0 || size_t(ref.index) >= constants_.count() || ref.offset < 0 ||
+                size_t(ref.offset) > constants_.size(size_t(ref.index)))
                 throw std::invalid_argument("a constant that is not there");
-            return constants_[size_t(ref.index)].data() + ref.offset;
+            return constants_.data(size_t(ref.index)) + ref.offset;
         case Ref::Space::input:
         case Ref::Space::output: {
             const auto& all = ref.space == Ref::Space::input ? input_bytes_ : output_bytes_;
@@ -213,10 +252,6 @@ std::vector<int64_t> Engine::units() const {
     return out;
 }
 
-size_t Engine::weight_bytes() const {
-    size_t total = 0;
-    for (const Block& block : constants_) total += block.size();
-    return total;
-}
+size_t Engine::weight_bytes() const { return constants_.bytes(); }
 
 }  // namespace paredown::engine

@@ -11,7 +11,8 @@
 
 namespace paredown::engine {
 
-// Memory of 64-byte alignment, in huge pages where the system gives them.
+// Zeroed memory of 64-byte alignment, a large one in huge pages where the system gives them: pages of 4 KiB
+// have to be looked up all the time where weights are read once, and prefetching stops at their ends.
 class Block {
 public:
     explicit Block(size_t bytes = 0);
@@ -20,10 +21,32 @@ public:
 
 private:
     struct Free {
+        size_t mapped;  // bytes, 0 for memory of malloc
         void operator()(uint8_t* p) const;
     };
-    std::unique_ptr<uint8_t, Free> data_;
+    std::unique_ptr<uint8_t, Free> data_{nullptr, Free{0}};
     size_t size_ = 0;
+};
+
+// Constants side by side in few blocks. A block is touched only where a constant lies.
+class Constants {
+public:
+    // `bytes` zeros, 64-byte aligned; they stay where they are.
+    uint8_t* add(size_t bytes);
+    size_t count() const { return all_.size(); }
+    uint8_t* data(size_t index) const { return all_[index].data; }
+    size_t size(size_t index) const { return all_[index].bytes; }
+    size_t bytes() const { return bytes_; }
+
+private:
+    struct Constant {
+        uint8_t* data;
+        size_t bytes;
+    };
+    std::vector<Block> blocks_;
+    std::vector<Constant> all_;
+    size_t used_ = 0;  // of the last block
+    size_t bytes_ = 0;
 };
 
 class Engine {
@@ -72,7 +95,7 @@ private:
     const Kernels* kernels_;
     Block arena_, scratch_;
     size_t scratch_each_ = 0;
-    std::vector<Block> constants_;
+    Constants constants_;
     std::vector<size_t> input_bytes_, output_bytes_;
     Steps steps_;
     std::shared_ptr<Run> run_;
