@@ -34,6 +34,7 @@ EXCLUSIVE: frozenset[Touches] = frozenset(
 EXCEPTIONS: dict[frozenset[str], str] = {
     frozenset({"bf16", numeric}): "integers replace the weights, bfloat16 stays around them"
     for numeric in (
+        "accllm",
         "static-int8",
         "dynamic-int8",
         "llm-int8",

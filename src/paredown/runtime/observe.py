@@ -127,6 +127,8 @@ class _Recorder(TorchDispatchMode):
             self._set(result, "nf4")
         elif name == "dequantize_codebook":
             self._set(result, "codebook")
+        elif name == "dequantize_two_of_four":
+            self._set(result, "int2")
         elif name == "dequantize":
             made = self.marks.get(id(args[0]))
             self._set(result, made[0] if made else "int8")
@@ -145,7 +147,7 @@ class _Recorder(TorchDispatchMode):
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
         dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else "float32"
         marks = {self.marks[id(t)][0] for t in tensors if id(t) in self.marks}
-        weight = next((m for m in ("int4", "int8", "nf4", "codebook") if m in marks), None)
+        weight = next((m for m in ("int2", "int4", "int8", "nf4", "codebook") if m in marks), None)
         activation = next((m for m in ("static", "dynamic") if m in marks), None)
         site = self.stack[-1].path
         old = self.out.asked.get(site, Asked(dtype=dtype))

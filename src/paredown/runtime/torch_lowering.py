@@ -20,6 +20,7 @@ from paredown.runtime.forms_codebook import CodebookConv, CodebookLinear
 from paredown.runtime.forms_fixed import FixedConv, FixedLinear
 from paredown.runtime.forms_low_bit import LowBitLinear
 from paredown.runtime.forms_mixed import MixedInt8Linear
+from paredown.runtime.forms_two_of_four import TwoOfFourLinear
 from paredown.runtime.nf4 import NF4Linear
 from paredown.runtime.packed import Packed, PackedConv, PackedLinear, nbytes, padding_of
 from paredown.runtime.packed_mixed import PackedMixed
@@ -172,4 +173,5 @@ _TABLE: dict[type, Any] = {
     CodebookConv: None,
     FixedLinear: None,
     FixedConv: None,
+    TwoOfFourLinear: None,
 }

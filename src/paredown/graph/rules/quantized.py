@@ -175,6 +175,7 @@ POINTWISE: dict[str, Rule] = {
     "paredown::dequantize_groups": dequantize_groups,
     "paredown::dequantize_nf4": per_output(4),
     "paredown::dequantize_codebook": per_output(5),
+    "paredown::dequantize_two_of_four": per_output(5),
     "paredown::embedding_groups": embedding_groups,
     **dict.fromkeys(
         (

@@ -108,12 +108,7 @@ def sparsegpt(weight: Tensor, moment: Tensor, sparsity: float, pattern: Pattern)
     input reaches go first, and are left as they were where the pattern keeps them.
     """
     w = weight.double().clone()
-    h = moment.double().clone()
-    dead = h.diagonal() <= 0
-    h[dead, dead] = 1.0
-    h += DAMPING * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype)
-    # The factor's row i holds what the inverse over columns i.. holds, divided by its own root.
-    root = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    root, dead = inverse_root(moment)
     rows, columns = w.shape
     unit = pattern.columns if isinstance(pattern, Blocks) else pattern[1] if pattern else 1
     width = BLOCK // unit * unit or unit
@@ -138,6 +133,20 @@ def sparsegpt(weight: Tensor, moment: Tensor, sparsity: float, pattern: Pattern)
             errors[:, i - start] = error
         w[:, stop:] -= errors @ root[start:stop, stop:]
     return w.to(weight.dtype)
+
+
+def inverse_root(moment: Tensor) -> tuple[Tensor, Tensor]:
+    """``(root, dead)``: the upper Cholesky factor of the damped moment's inverse, float64, and
+    which columns no input reaches.
+
+    The factor's row i holds what the inverse over columns i.. holds, divided by its own root.
+    """
+    h = moment.double().clone()
+    dead = h.diagonal() <= 0
+    h[dead, dead] = 1.0
+    h += DAMPING * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    return torch.linalg.cholesky(inverse, upper=True), dead
 
 
 def _cost(w: Tensor, root: Tensor, dead: Tensor, start: int, stop: int) -> Tensor:
