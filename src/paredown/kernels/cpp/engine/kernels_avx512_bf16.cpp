@@ -1,6 +1,7 @@
 // Product kernels on AVX-512 BF16: pairs of bf16. All else anew too, for its one-instruction rounding.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
+#include "kernels_matvec_vnni.hpp"
 #include "kernels_sparse_masked.hpp"
 #include "kernels_vector.hpp"
 
@@ -13,6 +14,7 @@ Kernels avx512_bf16_kernels(const Kernels& base) {
     add_sparse<Sum::bf16>(t);
     add_masked<Sum::bf16>(t);
     add_vector_kernels(t);
+    Nibbles::add(t);
     using Attend = AttentionOf<FloatAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};
     return t;

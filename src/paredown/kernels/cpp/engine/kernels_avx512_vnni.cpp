@@ -1,5 +1,6 @@
 // Product kernels on AVX-512 VNNI: quads of bytes.
 #include "kernels_expand.hpp"
+#include "kernels_matvec_vnni.hpp"
 #include "kernels_sparse_masked.hpp"
 
 namespace paredown::engine {
@@ -11,6 +12,7 @@ Kernels avx512_vnni_kernels(const Kernels& base) {
     add_expansions<Sum::u8s8>(t);
     add_sparse<Sum::u8s8>(t);
     add_masked<Sum::u8s8>(t);
+    Nibbles::add(t);
     return t;
 }
 
