@@ -52,6 +52,8 @@ CONFLICTS: dict[frozenset[str], str] = {
     frozenset({"low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
     frozenset({"trained-low-rank", "one-shot-pruning"}): "a pruned matrix's factors are dense",
     frozenset({"low-rank", "block-pruning"}): "a pruned matrix's factors are dense",
+    frozenset({"trained-low-rank", "block-pruning"}): "a pruned matrix's factors are dense",
+    frozenset({"trained-low-rank", "nm-training"}): "a pruned matrix's factors are dense",
     frozenset({"low-rank", "nm-training"}): "a pruned matrix's factors are dense",
     frozenset({"nm-training", "block-pruning"}): "one chooses zeros without the other's",
     frozenset({"nm-training", "one-shot-pruning"}): "one chooses zeros without the other's",
