@@ -182,7 +182,7 @@ class Codes:
         Codes(multiply(self.values.abs(), weight.values.abs()), fraction, EXACT // 2)
         if hot:
             # A weight's planes are -1, 0 and 1: adding, leaving out, subtracting.
-            planes = digits(weight.values, weight.values.abs().max().item().bit_length() + 1)
+            planes = digits(weight.values, int(weight.values.abs().max()).bit_length() + 1)
             total = sum(multiply(self.values, p) << e for e, p in enumerate(planes) if p.any())
             values: Any = total if isinstance(total, Tensor) else multiply(self.values, planes[0])
         else:

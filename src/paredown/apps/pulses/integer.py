@@ -148,7 +148,7 @@ class IntegerNet:
 
     def __call__(self, waves: NDArray[np.float32], *, native: bool = False) -> NDArray[np.float64]:
         """What the network says (batch, outputs), in the units it was trained on."""
-        return self.sums(waves, native=native) * self.layers[-1].unit
+        return self.sums(waves, native=native).astype(np.float64) * self.layers[-1].unit
 
     def to_plain(self) -> dict[str, Any]:
         """Everything as lists and numbers, to be written as JSON."""
@@ -162,12 +162,11 @@ class IntegerNet:
     def from_plain(data: dict[str, Any]) -> IntegerNet:
         """The network of `to_plain`. Raises ``InputError`` for one that lacks a part."""
         try:
-            rows = tuple(
-                IntegerLayer(**{**r, "weight": np.array(r["weight"], np.int8),
-                                "bias": np.array(r["bias"], np.int32)})
-                for r in data["layers"]
-            )  # fmt: skip
-            return IntegerNet(float(data["step"]), rows)
+            rows: list[dict[str, Any]] = [dict(r) for r in data["layers"]]
+            for row in rows:
+                row["weight"] = np.array(row["weight"], np.int8)
+                row["bias"] = np.array(row["bias"], np.int32)
+            return IntegerNet(float(data["step"]), tuple(IntegerLayer(**row) for row in rows))
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise InputError(f"not an integer network: {type(e).__name__}: {e}") from None
 
@@ -181,6 +180,7 @@ def exported(net: PulseNet) -> IntegerNet:
         weight_scale = float(layer.weight_scale)
         unit = weight_scale * before
         codes = torch.round(layer.conv.weight.detach() / weight_scale).clamp(LOW, HIGH)
+        assert layer.conv.bias is not None
         bias = np.rint(layer.conv.bias.detach().double().numpy() / unit)
         multiplier, shift = 1, 0
         if layer.relu:
@@ -227,4 +227,4 @@ def _reference(rows: NDArray[np.int8], weight: NDArray[np.int8]) -> NDArray[np.i
 
 def _native(rows: NDArray[np.int8], weight: NDArray[np.int8]) -> NDArray[np.int64]:
     a, b = torch.from_numpy(rows.copy()), torch.from_numpy(weight.T.copy())
-    return torch._int_mm(a, b).numpy().astype(np.int64)
+    return torch.ops.aten._int_mm(a, b).numpy().astype(np.int64)

@@ -64,7 +64,8 @@ class Setup:
     @cached_property
     def factor(self) -> Array:
         """Cholesky factor of the analog noise's covariance."""
-        return np.linalg.cholesky(self.noise**2 * _correlation(self.samples, self.flicker))
+        factor = np.linalg.cholesky(self.noise**2 * _correlation(self.samples, self.flicker))
+        return np.asarray(factor, np.float64)
 
 
 def _correlation(samples: int, flicker: float) -> Array:

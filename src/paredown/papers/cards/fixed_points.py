@@ -85,7 +85,8 @@ def scores(seed: int, epochs: int, steps: int) -> dict[str, float]:
     ways |= {f"{hot} digits, 8 bits": {"hot": hot} for hot in (1, 2)}
     found["integers off"] = found["digits over"] = 0.0
     for name, knobs in ways.items():
-        way = QFX(**{"steps": steps, "seed": seed, **knobs})
+        settings: dict[str, Any] = {"steps": steps, "seed": seed, **knobs}
+        way = QFX(**settings)
         fixed = way.apply(floats, way.sites(floats, graph)).workload
         found[name] = float(judge(fixed.model).mean())
         off = run_in_integers(fixed.model, *fixed.inputs) != fixed.call()

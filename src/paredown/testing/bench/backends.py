@@ -57,10 +57,11 @@ def from_file(text: str) -> KernelBackend:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    make = getattr(module, attribute, None)
+    make: Any = getattr(module, attribute, None)
     if not callable(make):
         raise InputError(f"backend {name}: {path} has no function {attribute!r}")
-    return KernelBackend(name, lambda task, threads: make(task, threads))
+    found: Any = make
+    return KernelBackend(name, found)
 
 
 def _eager(task: Task, _threads: int) -> Kernel:
