@@ -91,7 +91,11 @@ def _why_not(name: str, request: Request) -> str | None:
     if not issubclass(cls, Rewrite):
         return f"a {cls.kind} is not searched yet: use it in a recipe"
     limited = {c.metric for c in request.budget}
-    if cls.lowers == {Lowers.MEMORY} and "memory" not in limited and name not in request.only:
+    if (
+        cls.lowers == frozenset({Lowers.MEMORY})
+        and "memory" not in limited
+        and name not in request.only
+    ):
         return "it lowers memory alone, which the budget does not limit"
     if cls.maturity == "study":
         return "study: for its claim card only"
