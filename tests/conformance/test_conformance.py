@@ -9,6 +9,7 @@ SETTINGS = {
     "recover": {"steps": 6},
     "trained-low-rank": {"steps": 4},
     "cross-distillation": {"steps": 3},
+    "accllm": {"group_size": 16},
     "qfx": {"steps": 4},
     "nm-training": {"steps": 4},
     "consensus": {"steps": 4},
