@@ -75,7 +75,7 @@ def patched(workload: Workload, **settings: int) -> Workload:
 
 
 def test_every_end_and_number_of_tiles_gives_the_stage_itself() -> None:
-    workload = branched()
+    workload = branched((39, 34))
     graph, model = capture(workload), workload.model
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     cuts = find(graph).cuts
@@ -87,7 +87,7 @@ def test_every_end_and_number_of_tiles_gives_the_stage_itself() -> None:
         with torch.inference_mode():
             model(*workload.inputs)
             hook.remove()
-            for tiles in (1, 3, 5):
+            for tiles in (1, 3):
                 x = workload.inputs[0].clone()
                 got = Schedule(c.stage, tiles).run(x, tensors.__getitem__)
                 torch.testing.assert_close(got, kept[-1], rtol=0, atol=1e-13)
