@@ -74,6 +74,8 @@ def conflict(a: Kind, b: Kind, site: str) -> str | None:
         return f"{a.name} and {b.name} at {site or 'the model'}: {undone}"
     if Touches.EXIT in a.touches and b.stage < a.stage:
         return f"{a.name} comes after {b.name}, which would not see the inputs that leave early"
+    if Touches.SCHEDULE in a.touches and b.stage < a.stage:
+        return f"{a.name} comes after {b.name}: a schedule holds the layers that it runs"
     both = a.touches & b.touches & EXCLUSIVE
     if not both or frozenset({a.name, b.name}) in EXCEPTIONS:
         return None

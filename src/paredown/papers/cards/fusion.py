@@ -214,7 +214,9 @@ class ConvFirstCard(Card):
         quick, t = scale == "quick", self.thresholds
         progress("fused against layer by layer")
         worst = max(off_by(side, channels) for side, channels in COMPARED)
-        rows = [{"side": s, "channels": c, **traffic(s, c)} for s, c in SHAPES]
+        rows: list[dict[str, float]] = [
+            {"side": s, "channels": c, **traffic(s, c)} for s, c in SHAPES
+        ]
         # Writing the expanded tensor and reading it is what fusion saves, neither more nor less.
         kept = max(abs(r["layers"] - r["fused"] - 2 * r["inner"]) for r in rows)
         extra = max(r["fused"] / r["least"] for r in rows)

@@ -48,6 +48,7 @@ from paredown.technique import (
     Touches,
 )
 from paredown.techniques.adaptive.acm_training import Load, Seen, learn_gates, learn_layers, slices
+from paredown.techniques.gradients import without_gradient
 from paredown.techniques.quantize.common import FLOATS, dtype_name, gather, paths
 from paredown.techniques.recover import Plan, train
 from paredown.workload import Workload, share
@@ -96,10 +97,7 @@ class AdaptiveComputation(Rewrite):
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Modules of two linears with an activation between, ``path:effort``."""
-        lack = self.missing(workload)
-        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
-        if lack is None and ours is not None:
-            lack = f"{ours} has no gradient: it stands before the numeric steps"
+        lack = self.missing(workload) or without_gradient(graph)
         if lack is None and workload.run != "forward":
             lack = f"a run of {workload.run!r} is not trained here"
         under = _by_module(graph)

@@ -30,6 +30,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.gradients import untrainable
 from paredown.techniques.recover import Outcome, Plan, recalibrate, snapshot, train
 from paredown.workload import TrainingData, Workload, share
 
@@ -83,11 +84,8 @@ class Recover(Rewrite):
         lack = self.missing(workload)
         if lack is not None:
             return Sites((), {SITE: lack})
-        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
-        if ours is not None:
-            return Sites((), {SITE: f"{ours} has no gradient: recover before the numeric steps"})
-        if not any(p.requires_grad for p in workload.model.parameters()):
-            return Sites((), {SITE: "no parameter of the network is trained (requires_grad)"})
+        if (why := untrainable(workload, graph)) is not None:
+            return Sites((), {SITE: why})
         return Sites((SITE,))
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:

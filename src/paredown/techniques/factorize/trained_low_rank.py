@@ -57,6 +57,7 @@ from paredown.techniques.factorize.common import (
 from paredown.techniques.factorize.covariance import covariances
 from paredown.techniques.factorize.ordered import Ordered, OrderedDropout
 from paredown.techniques.factorize.ranks import greedy
+from paredown.techniques.gradients import without_gradient
 from paredown.techniques.quantize.common import is_conv1d, matrix, paths
 from paredown.techniques.recover import Plan, recalibrate, snapshot, train
 from paredown.workload import Workload, share
@@ -107,10 +108,7 @@ class TrainedLowRank(Rewrite):
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Every linear layer and plain convolution whose rank can fall below break-even."""
-        lack = self.missing(workload)
-        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
-        if lack is None and ours is not None:
-            lack = f"{ours} has no gradient: ranks are trained before the numeric steps"
+        lack = self.missing(workload) or without_gradient(graph)
         return factor_sites(self, workload, graph, lambda _: lack)
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:

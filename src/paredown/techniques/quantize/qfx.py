@@ -41,6 +41,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.gradients import without_gradient
 from paredown.techniques.quantize.common import FLOATS, Usage, gather, kind_of, matrix, paths
 from paredown.techniques.quantize.fixed_training import Emulated, constants, is_norm, started
 from paredown.techniques.quantize.observe import input_histograms
@@ -103,10 +104,7 @@ class QFX(Rewrite):
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears, zero-padded convolutions and frozen batch norms, ``path:weight``."""
         usage = Usage(workload, graph)
-        lack = self.missing(workload)
-        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
-        if lack is None and ours is not None:
-            lack = f"{ours} has no gradient: fixed point is trained before other numeric steps"
+        lack = self.missing(workload) or without_gradient(graph)
 
         def judge(path: str, module: Any) -> str | bool | None:
             if is_norm(module):

@@ -36,6 +36,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.gradients import without_gradient
 from paredown.techniques.quantize.common import matrix, paths
 from paredown.techniques.quantize.nf4 import linear_sites, packed
 from paredown.techniques.recover import Plan, train
@@ -77,10 +78,7 @@ class QLoRA(Rewrite):
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears and ``Conv1D`` whose packed weight and adapter take less than the weight."""
         found = linear_sites(workload, graph)
-        lack = self.missing(workload)
-        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
-        if lack is None and ours is not None:
-            lack = f"{ours} has no gradient: adapters come before other numeric steps"
+        lack = self.missing(workload) or without_gradient(graph)
         refused = dict(found.refused)
         ok: list[str] = []
         for name in found.ok:

@@ -41,6 +41,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.gradients import without_gradient
 from paredown.techniques.quantize.common import (
     Usage,
     dtype_name,
@@ -91,10 +92,7 @@ class QuantizedDistillation(Rewrite):
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears and zero-padded convolutions whose codes take less, ``path:weight``."""
         usage = Usage(workload, graph)
-        lack = self.missing(workload)
-        ours = next((n.op for n in graph.nodes if n.op.startswith("paredown::")), None)
-        if lack is None and ours is not None:
-            lack = f"{ours} has no gradient: codes are trained before other numeric steps"
+        lack = self.missing(workload) or without_gradient(graph)
 
         def judge(kind: str, module: Any) -> str | None:
             if kind not in ("linear", "conv") or is_conv1d(module):

@@ -50,6 +50,7 @@ from paredown.technique import (
     Touches,
 )
 from paredown.techniques.factorize.covariance import covariances
+from paredown.techniques.gradients import untrainable
 from paredown.techniques.quantize.common import Usage, is_conv1d, matrix, paths, weighted_sites
 from paredown.techniques.sparsify import block_damage, pruners
 from paredown.techniques.sparsify.importance import BATCHES, first_tensor
@@ -121,6 +122,8 @@ class BlockPruning(Rewrite):
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears, ``Conv1D`` and 1 x 1 convolutions, ``path:weight``, but for the last layer."""
+        if self.damage == "output" and (why := untrainable(workload, graph)) is not None:
+            return Sites((), {":weights": why})
         usage = Usage(workload, graph)
         last = _last(graph)
         held = {id(workload.model.get_submodule(p)) for p in last}

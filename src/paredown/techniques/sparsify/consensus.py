@@ -42,6 +42,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.gradients import untrainable
 from paredown.techniques.recover import Plan, recalibrate, snapshot, train
 from paredown.techniques.sparsify import gates
 from paredown.techniques.sparsify.structured import StructuredPruning, cut, original, resolved
@@ -105,6 +106,8 @@ class Consensus(Rewrite):
         lack = self.missing(workload)
         if lack is not None:
             return Sites((), {":units": lack})
+        if (why := untrainable(workload, graph)) is not None:
+            return Sites((), {":units": why})
         found = self._cutter().sites(workload, graph)
         by_name = {original(workload, g.site): g for g in Dependencies.of(graph).groups}
         refused = dict(found.refused)

@@ -150,7 +150,7 @@ class Gates(Companion):
             channel = 1 if isinstance(module, CONV) else -1
             over = [d for d in range(1, x.ndim) if d != channel % x.ndim]
             pooled = x.mean(over) if over else x
-            p = torch.sigmoid(SHARPNESS * self.looks[i](pooled))
+            p = torch.sigmoid(SHARPNESS * self.looks[i](pooled.float()))
             gates = p + ((p > 0.5).to(p.dtype) - p).detach()
             self._now[i] = gates
             with torch.no_grad():

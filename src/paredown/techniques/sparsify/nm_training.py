@@ -35,6 +35,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.gradients import untrainable
 from paredown.techniques.quantize.common import Usage, paths, weighted_sites
 from paredown.techniques.recover import Plan, snapshot, train
 from paredown.techniques.sparsify import nm_products, pruners
@@ -93,6 +94,8 @@ class NMTraining(Rewrite):
 
     def sites(self, workload: Workload, graph: Graph) -> Sites:
         """Linears and ungrouped 2-D convolutions, ``path:weight``, but for the first layer."""
+        if (why := untrainable(workload, graph)) is not None:
+            return Sites((), {":weights": why})
         usage, m = Usage(workload, graph), self._nm()[1]
         first = first_layer(workload, graph)
 
