@@ -29,7 +29,7 @@ PARE = [sys.executable, "-c", "import sys; from paredown.cli import main; sys.ex
 # verb -> the long options that the issue's table gives it (and those every target-taking verb has).
 RUN = "--run --prompt-tokens --new-tokens"
 OPTIONS = {
-    "profile": f"--device --measure --train --html --random-weights {RUN}",
+    "profile": f"--device --measure --train --html --pipeline --pixels --random-weights {RUN}",
     "down": "--to --device --backend --only --without --keep --effort --threads --out --resume "
     f"--strict --accept --random-weights --seed {RUN}",
     "plan down": "--to --device --backend --only --without --keep --effort --threads --accept "

@@ -218,7 +218,7 @@ def no_measuring(monkeypatch):
     monkeypatch.setattr(_scans, "accuracies", canned)
     modes = {"eval": 0.9, "tune": 0.9, "deploy": 0.5, "rate": 0.01, "loss difference": 0.0}
     monkeypatch.setattr(
-        finetuning._task, "over_seeds", lambda job, seeds, *a: [dict(modes) for _ in seeds]
+        finetuning._task, "over_seeds", lambda job, seeds, *a, **k: [dict(modes) for _ in seeds]
     )
     kept = {"eval": 100, "tune": 60, "deploy": 50}
     monkeypatch.setattr(finetuning, "kept_bytes", lambda width, size: kept)
