@@ -176,7 +176,8 @@ def _refs(value: Any) -> Iterator[Ref]:
     if isinstance(value, Ref):
         yield value
     elif isinstance(value, (list, tuple)):
-        for v in value:  # type: ignore[reportUnknownVariableType]
+        values: Any = value
+        for v in values:
             yield from _refs(v)
 
 
@@ -196,7 +197,8 @@ def _plain(value: Any, named: Any) -> str:
         whole = value.is_integer() and abs(value) < 1e15
         return f"{value:.1f}" if whole else f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        entries = [_plain(v, named) for v in value]  # type: ignore[reportUnknownVariableType]
+        values: Any = value
+        entries = [_plain(v, named) for v in values]
         same = len(entries) > 1 and len(set(entries)) == 1 and not entries[0].startswith("%")
         return f"[{entries[0]}^{len(entries)}]" if same else f"[{'; '.join(entries)}]"
     if isinstance(value, (int, str)):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paredown.figure import Figure
+from paredown.figure import QUANTILES, Figure
 
 if TYPE_CHECKING:
     from paredown.runtime.backend import Executable
@@ -27,7 +27,6 @@ MIN_RUNS = 3
 LONG_S = 0.1
 MIN_HALVES = 6
 STABLE = 1.15
-QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 @dataclass

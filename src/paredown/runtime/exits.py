@@ -165,7 +165,8 @@ class Exits:
     def end(self, out: Tensor | None) -> Tensor:
         """The run's result: every input's answer in its place."""
         for sure, logits in reversed(self.choices):
-            out = torch.where(sure[:, None], logits, out)  # type: ignore[arg-type]
+            assert out is not None, "early answers are chosen over those of the end"
+            out = torch.where(sure[:, None], logits, out)
         if not self.answers:
             assert out is not None, "a run without answers came to its end"
             return out

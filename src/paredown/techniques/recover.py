@@ -34,6 +34,10 @@ BLOW_UP = 20.0
 """A loss this many times the first one counts as divergence."""
 
 
+NORM_BATCHES = 16
+"""Batches for fresh batch-norm statistics, where nobody says otherwise."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to train: ``steps`` of AdamW at ``lr`` under a cosine after a short warm-up.
@@ -364,6 +368,12 @@ def recalibrate(model: nn.Module, calls: Iterable[tuple[tuple[Any, ...], dict[st
         m.momentum = momentum
         m.eval()
     return used
+
+
+def fresh_norms(model: nn.Module, data: TrainingData, batches: int = NORM_BATCHES) -> int:
+    """`recalibrate` on the first ``batches`` batches of training data; returns those used."""
+    some = itertools.islice(data.batches(), batches)
+    return recalibrate(model, ((inputs, {}) for inputs, _ in some))
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

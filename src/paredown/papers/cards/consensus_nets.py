@@ -17,8 +17,8 @@ from paredown.papers.card import Card, Check, Experiment, Progress, Scale, mean_
 from paredown.papers.cards import _scans, _task
 from paredown.papers.cards._paired import Paired
 from paredown.papers.timing import side_by_side
-from paredown.techniques.recover import Plan, recalibrate, train
-from paredown.techniques.sparsify.consensus import NORM_BATCHES, Consensus
+from paredown.techniques.recover import Plan, fresh_norms, train
+from paredown.techniques.sparsify.consensus import Consensus
 from paredown.techniques.sparsify.structured import StructuredPruning
 from paredown.workload import TrainingData, Workload
 
@@ -102,8 +102,7 @@ def quality(seed: int, epochs: int, over_all: bool) -> dict[str, float]:
 def fresh(workload: Workload, data: TrainingData) -> nn.Module:
     """The network with new batch-norm statistics, as the gated ones get them."""
     own = workload.own().model
-    calls = [(inputs, {}) for inputs, _ in data.batches()][:NORM_BATCHES]
-    recalibrate(own, calls)
+    fresh_norms(own, data)
     return own
 
 

@@ -32,7 +32,7 @@ class Padded:
 def start(b: Builder, node: torch.fx.Node) -> Padded | None:
     """A padding node as fields of everything that reads it; None where one of them cannot."""
     source: Any = node.args[0]
-    sides: Any = list(node.args[1])  # type: ignore[arg-type]
+    sides: Any = node.args[1]
     at = 3 if "aten.pad." in str(node.target) else 2
     if at == 3 and argument(node, 2, "mode", "constant") != "constant":
         return None

@@ -44,8 +44,9 @@ def _pool(
     dilation: tuple[int, int] = (1, 1),
     count: bool = False,
 ) -> Tensor:
-    source, above, before = padded.unpadded(b, node.args[0])
-    x = b.tensor(node.args[0] if source is b.env[node.args[0]] else source)  # type: ignore[index]
+    read: Any = node.args[0]
+    source, above, before = padded.unpadded(b, read)
+    x = b.tensor(read if source is b.env[read] else source)
     if len(x.shape) != 4 or x.dtype not in FLOATS:
         raise Lacking(f"pooling over {list(x.shape)} {x.dtype}")
     x = nhwc(b, x)

@@ -13,7 +13,6 @@ Limits: one policy step costs five short trainings.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from paredown.errors import InputError, ParedownError
 from paredown.quality import judge
 from paredown.search.n2n.policies import Removal, Shrinkage, Uniform
-from paredown.techniques.recover import Plan, recalibrate, train
+from paredown.techniques.recover import Plan, fresh_norms, train
 from paredown.workload import Workload, share
 
 Cost = Callable[[Workload], float]
@@ -131,8 +130,7 @@ class Compression:
         data = self.teacher.training
         assert data is not None
         own = student.own()
-        some = itertools.islice(data.batches(), NORM_BATCHES)
-        recalibrate(own.model, ((inputs, {}) for inputs, _ in some))
+        fresh_norms(own.model, data, NORM_BATCHES)
         train(own.model, share(self.teacher.model), data, plan or self.plan)
         return own, self._judge(own.model)
 

@@ -105,9 +105,9 @@ def _phase(
             forget(model)
             with torch.no_grad():
                 model(*inputs)
-            total = sum(loss(new[path], x, y) for path, (x, y) in seen.pairs.items())
+            total: Any = sum(loss(new[path], x, y) for path, (x, y) in seen.pairs.items())
             optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[union-attr]
+            total.backward()
             optimizer.step()
     finally:
         seen.close()
@@ -142,8 +142,8 @@ class Load(Companion):
 
     def __init__(self, layers: list[AdaptiveMlp], target: float, weight: float) -> None:
         super().__init__()
-        # The student's own layers, not this module's.
-        self.__dict__["layers"] = layers
+        # A plain list registers nothing: the layers are the student's own, not this module's.
+        self.layers = layers
         self.target, self.weight = target, weight
         for layer in layers:
             layer.watched = True
@@ -152,7 +152,7 @@ class Load(Companion):
         """The three terms of the last run of the student, weighed."""
         loads: list[Tensor] = []
         even: list[Tensor] = []
-        for module in self.__dict__["layers"]:
+        for module in self.layers:
             if module.choices is None:
                 continue
             choices = module.choices.flatten(1, -2)  # (images, tokens, learners + 1)

@@ -124,9 +124,11 @@ def seen(
 
     def note(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], made: Any) -> None:
-            pair = (args[0] if args else None, first_tensor(made))
-            if all(isinstance(t, Tensor) and t.is_floating_point() for t in pair):
-                out[path] = pair  # type: ignore[assignment]
+            a, b = (args[0] if args else None), first_tensor(made)
+            if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+                return
+            if a.is_floating_point() and b.is_floating_point():
+                out[path] = a, b
 
         return hook
 

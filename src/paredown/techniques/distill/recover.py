@@ -8,7 +8,6 @@ Limits: weights in integers are not trained, so it stands before the numeric ste
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -31,7 +30,7 @@ from paredown.technique import (
     Touches,
 )
 from paredown.techniques.gradients import untrainable
-from paredown.techniques.recover import Outcome, Plan, recalibrate, snapshot, train
+from paredown.techniques.recover import Outcome, Plan, fresh_norms, snapshot, train
 from paredown.workload import TrainingData, Workload, share
 
 SITE = ":weights"
@@ -95,8 +94,7 @@ class Recover(Rewrite):
             raise NotApplicable(f"{self.name} needs training data")
         work = workload.own()
         if self.norm_batches:
-            calls = ((inputs, {}) for inputs, _ in data.batches())
-            recalibrate(work.model, itertools.islice(calls, self.norm_batches))
+            fresh_norms(work.model, data, self.norm_batches)
         outcome = Outcome(0, 0, 0.0, 0.0, "no steps asked")
         if self.steps:
             outcome = self._train(work, teacher_of(workload), data)

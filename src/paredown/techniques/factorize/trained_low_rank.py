@@ -59,12 +59,10 @@ from paredown.techniques.factorize.ordered import Ordered, OrderedDropout
 from paredown.techniques.factorize.ranks import greedy
 from paredown.techniques.gradients import without_gradient
 from paredown.techniques.quantize.common import is_conv1d, matrix, paths
-from paredown.techniques.recover import Plan, recalibrate, snapshot, train
+from paredown.techniques.recover import NORM_BATCHES, Plan, recalibrate, snapshot, train
 from paredown.workload import Workload, share
 
 PICKS = ("even", "greedy")
-NORM_BATCHES = 16
-"""Batches for fresh batch-norm statistics."""
 
 
 @dataclass(frozen=True)

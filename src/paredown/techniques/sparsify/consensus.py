@@ -19,7 +19,6 @@ some operator reads without a linear or a convolution are refused.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -43,14 +42,12 @@ from paredown.technique import (
     Touches,
 )
 from paredown.techniques.gradients import untrainable
-from paredown.techniques.recover import Plan, recalibrate, snapshot, train
+from paredown.techniques.recover import Plan, fresh_norms, snapshot, train
 from paredown.techniques.sparsify import gates
 from paredown.techniques.sparsify.structured import StructuredPruning, cut, original, resolved
 from paredown.workload import Workload, share
 
 SCOPES = ("group", "global")
-NORM_BATCHES = 16
-"""Batches for fresh batch-norm statistics."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,7 @@ class Consensus(Rewrite):
         )
         if done.best_step != done.steps:
             raise NotApplicable(f"{self.name}: {done.ended}: no sub-network was found")
-        batches = itertools.islice(data.batches(), NORM_BATCHES)
-        recalibrate(model, ((inputs, {}) for inputs, _ in batches))
+        fresh_norms(model, data)
         gated.take_off()
         kept = {
             g.site: [int(u) for u in gated.kept(i)]

@@ -11,6 +11,7 @@ time is not saved (`cost.sparse_training` prices an accelerator that saves it).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class _Product(torch.autograd.Function):
         return dx, dw, db if ctx.bias else None, None
 
 
-class Sparse(nn.Module):
+class Sparse(nn.Module, ABC):
     """What the two kinds of layer share. ``weight`` and ``bias`` are the very ones of ``old``."""
 
     weight: nn.Parameter
@@ -84,17 +85,18 @@ class Sparse(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, sparse where its direction says."""
-        return _Product.apply(x, self.weight, self.bias, self)  # type: ignore[return-value]
+        made: Any = _Product.apply(x, self.weight, self.bias, self)
+        return made
 
+    @abstractmethod
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The forward product."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gradients(
         self, dy: Tensor, x: Tensor, weight: Tensor, back: Tensor, needed: Any
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """By input through ``back``, by weight, by bias."""
-        raise NotImplementedError
 
 
 class SparseLinear(Sparse):
