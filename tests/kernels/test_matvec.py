@@ -28,6 +28,9 @@ def test_matvec(isa: str, bits: int, case: int) -> None:
     low, high = (-127, 128) if bits == 8 else (-8, 8)
     q = torch.randint(low, high, (n, k), generator=generator, dtype=torch.int8)
     scales = torch.rand(n, -(-k // group), generator=generator) / high
+    zeros = torch.randint(low, high, scales.shape, generator=generator, dtype=torch.int8)
+    if case == 0:
+        zeros.zero_()
     x = rows(m, k, [torch.float32, torch.bfloat16][case % 2], seed=case)
     bias = torch.randn(n, generator=generator)
     y = rows(m, n, torch.float32, seed=0)
@@ -50,15 +53,18 @@ def test_matvec(isa: str, bits: int, case: int) -> None:
     whole = torch.zeros(size + 64, dtype=torch.uint8)
     start = -whole.data_ptr() % 64
     packed = whole[start : start + size]
-    native.kernel_pack(
-        isa, "matvec", fields(given), q.data_ptr(), scales.data_ptr(), packed.data_ptr()
-    )
+    where = (q.data_ptr(), scales.data_ptr(), packed.data_ptr())
+    # None given are all zero.
+    native.kernel_pack(isa, "matvec", fields(given), *where, zeros=zeros.data_ptr() if case else 0)
     call(isa, "matvec", {**given, "w": packed}, 3)
-    weights = q.double() * scales.double().repeat_interleave(group, 1)[:, :k]
+    around = q.double() - zeros.double().repeat_interleave(group, 1)[:, :k]
+    weights = around * scales.double().repeat_interleave(group, 1)[:, :k]
     exact = (x.double() @ weights.T + bias.double()).relu()
     # Where 4-bit weights meet whole numbers, these are off by half of a step of 24 (bf16: 16) bits.
     steps = 127 * (256 if x.dtype is torch.bfloat16 else 65536)
-    room = float(x.abs().max()) / steps / 2 * weights.abs().sum(1) if bits == 4 else 0
+    # Codes are raised by 8 there, and what that adds comes off again.
+    raised = (16 * scales.double()).repeat_interleave(group, 1)[:, :k].sum(1)
+    room = float(x.abs().max()) / steps / 2 * raised if bits == 4 else 0
     assert ((y.double() - exact).abs() <= 1e-4 + 1e-4 * exact.abs() + room).all()
 
 

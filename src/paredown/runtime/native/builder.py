@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,15 +38,35 @@ class Dequantized:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """A constant matrix in packed groups of 4 or 8 bits, as `ops.dequantize_groups` reads it."""
+
+    q: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
+    bits: int
+    columns: int
+    dtype: torch.dtype
+
+    def dense(self) -> torch.Tensor:
+        """Its floats, ``(rows, columns)``."""
+        return torch.ops.paredown.dequantize_groups(
+            self.q, self.scale, self.zero, self.bits, self.columns, self.dtype
+        )
+
+
 Value = Any
-"""Tensor, torch.Tensor (a constant), Dequantized, Moved, a list of these, or a plain value."""
+"""Tensor, torch.Tensor (a constant), Dequantized, Grouped, Moved, a list of these, or a plain
+value."""
 
 
 @dataclass
 class Product:
     """Weights of a step that is still open for fusing, in double precision where floats.
 
-    ``v = act(acc * scale + bias + residual)`` to each output channel.
+    ``v = act(acc * scale + bias + residual)`` to each output channel. Of packed ``codes`` the
+    weight is their scales, ``(channels, groups)``.
     """
 
     kind: str
@@ -55,6 +76,7 @@ class Product:
     bias: torch.Tensor | None = None
     scale: torch.Tensor | None = None
     out: str = "out"
+    codes: Grouped | None = None
 
     @property
     def channels(self) -> int:
@@ -152,6 +174,8 @@ class Builder:
             return self.placed(value)
         if isinstance(value, Dequantized):
             return self.dequantized(value)
+        if isinstance(value, Grouped):
+            return self.placed(value.dense())
         raise Lacking(f"a {type(value).__name__} where a tensor is needed")
 
     def dequantized(self, value: Dequantized) -> Tensor:
@@ -271,6 +295,20 @@ class Builder:
                 self._seal(step, p)
 
     def _seal(self, step: Step, p: Product) -> None:
+        if p.codes is not None:
+            held = self._packed(p.codes, p.weight.float())
+            step.weight, step.precision = f"int{p.codes.bits}", str(p.dtype).removeprefix("torch.")
+        else:
+            held = self._dense(p)
+            step.precision = step.weight = str(p.dtype).removeprefix("torch.")
+        step.constants["w"] = held
+        if p.bias is not None and p.bias.any():
+            step.constants["bias"] = self.constant(p.bias.float())
+        if p.scale is not None:
+            step.constants["scale"] = self.constant(p.scale.float())
+        step.role = COMPUTE
+
+    def _dense(self, p: Product) -> str:
         weight = p.weight.to(p.dtype)
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
@@ -289,13 +327,28 @@ class Builder:
             self._known[key] = name
             self.constants[name] = Constant(name, p.kind, shape)
             self.weights[name] = weight
-        step.constants["w"] = self._known[key]
-        if p.bias is not None and p.bias.any():
-            step.constants["bias"] = self.constant(p.bias.float())
-        if p.scale is not None:
-            step.constants["scale"] = self.constant(p.scale.float())
-        step.role = COMPUTE
-        step.precision = step.weight = shape["type"]
+        return self._known[key]
+
+    def _packed(self, codes: Grouped, scale: torch.Tensor) -> str:
+        """Codes, scales and zero points as the bytes of one constant (`packed_parts`)."""
+        rows, groups = scale.shape
+        shape: dict[str, Any] = {
+            "type": "uint8",
+            "bits": codes.bits,
+            "group": codes.columns // groups,
+            "n": rows,
+            "k": codes.columns,
+        }
+        parts = (codes.q, scale.contiguous().view(torch.uint8), codes.zero)
+        # Scales are computed anew for every reader: by what they hold.
+        scales = hashlib.blake2b(parts[1].numpy().tobytes()).hexdigest()
+        key = ("matvec", tuple(shape.items()), _digest(codes.q), _digest(codes.zero), scales)
+        if key not in self._known:
+            name = f"w{len(self.constants)}"
+            self._known[key] = name
+            self.constants[name] = Constant(name, "matvec", shape)
+            self.weights[name] = torch.cat([part.reshape(-1) for part in parts])
+        return self._known[key]
 
     def plan(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> Plan:
         """The plan so far; places are not given yet."""

@@ -11,7 +11,7 @@ import torch
 from paredown import kernels
 from paredown.errors import ArtefactError, LoweringError
 from paredown.runtime.native import sparse
-from paredown.runtime.native.plan import WIDTH, Plan, Step, Tensor
+from paredown.runtime.native.plan import WIDTH, Constant, Plan, Step, Tensor
 
 NAMESPACES = ("aten", "paredown")
 REFUSED = ("from_file",)
@@ -114,11 +114,27 @@ class Runner:
             fits = str(value.dtype).removeprefix("torch.") == c.shape["type"]
             if not fits:
                 raise ArtefactError(f"the native plan's weight {name} is of another dtype")
+            if c.pack == "matvec":
+                out[name] = self._matvec(name, c, value)
+                continue
             wide = value.float() if value.dtype == torch.bfloat16 else value
             out[name] = self.engine.weights(
                 self._forms.get(name, c.pack), c.shape, wide.contiguous().numpy()
             )
         return out
+
+    def _matvec(self, name: str, c: Constant, held: torch.Tensor) -> int:
+        """Whole numbers around zero, as the kernels take them, with scales and zero points."""
+        try:
+            q, scale, zero = packed_parts(c.shape, held)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as e:
+            raise ArtefactError(f"the native plan's weight {name} is damaged: {e}") from e
+        half = 1 << (c.shape["bits"] - 1)
+        fields = {k: c.shape[k] for k in ("bits", "group", "n", "k")}
+        whole, zeros = ((t.to(torch.int16) - half).to(torch.int8) for t in (q, zero))
+        return self.engine.matvec(
+            fields, whole.contiguous().numpy(), scale.numpy(), zeros.contiguous().numpy()
+        )
 
     def _build(self) -> None:
         added = 0
@@ -232,6 +248,25 @@ def _operator(name: str) -> Any:
     if found is None:
         raise ArtefactError(f"the native plan names an operator that is not allowed: {name}")
     return found
+
+
+def packed_parts(
+    shape: dict[str, Any], held: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes ``(n, k)``, scales and zero points ``(n, groups)`` of a ``matvec`` constant's bytes.
+
+    Raises ``ValueError`` where they are not as many as the shape says.
+    """
+    n, k, groups = shape["n"], shape["k"], shape["k"] // shape["group"]
+    row = k if shape["bits"] == 8 else -(-k // 2)
+    sizes = (n * row, 4 * n * groups, n * groups)
+    if held.ndim != 1 or held.numel() != sum(sizes):
+        raise ValueError(f"{held.numel()} bytes where {sum(sizes)} are needed")
+    q, scale, zero = held.split(sizes)
+    q = q.reshape(n, row)
+    if shape["bits"] == 4:
+        q = torch.stack((q & 15, q >> 4), -1).flatten(1)[:, :k]
+    return q, scale.clone().view(torch.float32).reshape(n, groups), zero.reshape(n, groups)
 
 
 def _torch_only(plan: Plan) -> set[str]:

@@ -20,13 +20,16 @@ from paredown.runtime.native import (  # noqa: F401 - the rules register themsel
     shapes,
     views,
 )
-from paredown.runtime.native.builder import Builder, Dequantized, Lacking, Value
+from paredown.runtime.native.builder import Builder, Dequantized, Grouped, Lacking, Value
 from paredown.runtime.native.plan import Plan, Tensor
 from paredown.runtime.native.rules import RULES
 from paredown.runtime.native.torch_steps import by_torch
 
-KEEP = ("paredown.dequantize.default",)
+KEEP = ("paredown.dequantize.default", "paredown.dequantize_groups.default")
 """Not computed ahead from constants: products take the integers as they are."""
+
+LATE = (Dequantized, Grouped, moves.Moved)
+"""Values that lie in memory as themselves only where somebody asks for it."""
 
 
 def lower(exported: Exported, name: str) -> tuple[Plan, dict[str, torch.Tensor]]:
@@ -91,7 +94,7 @@ def _input(b: Builder, node: torch.fx.Node, example: torch.Tensor, index: int) -
 def _output(b: Builder, arg: Any, index: int) -> Tensor:
     """A result in a buffer of its own that the caller gets; copied there where it is shared."""
     value = b.env[arg]
-    if isinstance(value, (torch.Tensor, Dequantized, moves.Moved)):
+    if isinstance(value, (torch.Tensor, *LATE)):
         value = b.tensor(value)
     buffer = b.buffers.get(value.buffer)
     dense = value.offset == 0 and buffer is not None and buffer.nbytes == value.extent
@@ -194,7 +197,7 @@ def _operand(b: Builder, node: torch.fx.Node) -> Value:
     value = b.env[node]
     if isinstance(value, padded.Padded):
         return padded.settle(b, value)
-    return b.tensor(value) if isinstance(value, (Dequantized, moves.Moved)) else value
+    return b.tensor(value) if isinstance(value, LATE) else value
 
 
 def _forget(plan: Plan, weights: dict[str, torch.Tensor]) -> None:

@@ -65,8 +65,9 @@ class Buffer:
 class Constant:
     """A constant by the name of its tensor in the weights' file.
 
-    ``pack`` is empty for plain values, ``dense`` or ``depthwise`` for weights that are packed for
-    the instruction set where the plan is loaded; ``shape`` then holds the kernels' own fields.
+    ``pack`` is empty for plain values, ``dense``, ``depthwise`` or ``matvec`` (whole numbers with a
+    grid, `packed_parts`) for weights that are packed for the instruction set where the plan is
+    loaded; ``shape`` then holds the kernels' own fields.
     """
 
     name: str

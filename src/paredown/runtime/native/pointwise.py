@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from paredown.runtime.native import moves, products, views
-from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Lacking
+from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Grouped, Lacking
 from paredown.runtime.native.plan import Tensor
 from paredown.runtime.native.reductions import normed
 from paredown.runtime.native.rules import argument, dtype_of, result, rule
@@ -226,6 +226,16 @@ def dequantize(b: Builder, node: torch.fx.Node) -> Dequantized:
     if isinstance(q, Tensor) and (q.scale, q.zero) != (float(s), int(z)):
         raise Lacking("integers read with another range than they were written with")
     return Dequantized(q, s, z, int(axis), dtype)  # type: ignore[arg-type]
+
+
+@rule("paredown.dequantize_groups.default")
+def dequantize_groups(b: Builder, node: torch.fx.Node) -> Grouped:
+    """Kept packed until somebody needs floats: products of few rows do not."""
+    args: tuple[Any, ...] = node.args
+    q, scale, zero = (b.env[a] for a in args[:3])
+    if not all(isinstance(t, torch.Tensor) for t in (q, scale, zero)):
+        raise Lacking("packed weights computed by the model")
+    return Grouped(q, scale, zero, *args[3:])
 
 
 @rule("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device")

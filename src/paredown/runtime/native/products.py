@@ -8,9 +8,20 @@ from typing import Any
 import torch
 
 from paredown.runtime.native import padded, views
-from paredown.runtime.native.builder import FLOATS, Builder, Dequantized, Lacking, Product
+from paredown.runtime.native.builder import (
+    FLOATS,
+    Builder,
+    Dequantized,
+    Grouped,
+    Lacking,
+    Product,
+)
 from paredown.runtime.native.plan import Step, Tensor
 from paredown.runtime.native.rules import argument, dtype_of, pair, result, rule
+
+FEW_ROWS = 4
+"""Rows of activations that packed weights are multiplied with as they are: the kernel's width.
+For more, unpacking them again for every four rows costs more than reading floats does."""
 
 
 def _operand(b: Builder, node: Any) -> tuple[Tensor, torch.Tensor | None]:
@@ -34,6 +45,8 @@ def _weight(b: Builder, node: Any, quantized: bool, kind: str) -> tuple[torch.Te
         )
     if quantized:
         raise Lacking("an integer activation times float weights")
+    if isinstance(value, Grouped):
+        value = value.dense()
     if not isinstance(value, torch.Tensor):
         raise Lacking("weights computed by the model")
     if str(value.dtype).removeprefix("torch.") != kind or kind not in FLOATS:
@@ -169,19 +182,51 @@ def _gemm(
     return _add(b, "gemm", {"a": x, "c": out}, "c", product, in_scale, **fields)
 
 
+def _matvec(
+    b: Builder,
+    node: torch.fx.Node,
+    x: Tensor,
+    at: views.Rows,
+    codes: Grouped,
+    bias: torch.Tensor | None,
+) -> Tensor:
+    """Few rows times packed weights, which are read as they are: the product waits for memory."""
+    rows, groups = codes.scale.shape
+    out = b.new(tuple(result(node).shape), dtype_of(node))
+    weight = codes.scale.double()
+    product = Product("matvec", weight, codes.dtype, 1, bias, codes=codes)
+    fields = {
+        "ldx": at.stride,
+        "x_type": x.dtype,
+        "bits": codes.bits,
+        "group": codes.columns // groups,
+        "m": at.rows,
+        "n": rows,
+        "k": codes.columns,
+        "ldy": rows,
+    }
+    return _add(b, "matvec", {"x": x, "y": out}, "y", product, None, **fields)
+
+
 @rule("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
 def linear(b: Builder, node: torch.fx.Node) -> Tensor:
     """A product of rows with a constant matrix."""
     name = str(node.target)
     bias_at = 2 if "linear" in name else None
-    first, second = node.args[:2]
+    operands: tuple[Any, ...] = node.args
+    first, second = operands[:2]
     bias: Any = argument(node, 2, "bias") if bias_at is not None else None
     if "addmm" in name:
-        bias, first, second = node.args[:3]
+        bias, first, second = operands[:3]
         if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("beta", 1) != 1:
             raise Lacking("addmm with alpha or beta")
     x, in_scale = _operand(b, first)
     kind = dtype_of(node)
+    held = b.env[second]
+    if isinstance(held, Grouped) and "linear" in name and x.dtype == kind and kind in FLOATS:
+        at = views.rows(x)
+        if at is not None and at.rows <= FEW_ROWS:
+            return _matvec(b, node, x, at, held, _bias(b, bias))
     w, dtype, scale = _weight(b, second, in_scale is not None, kind)
     if w.ndim != 2:
         raise Lacking("a product with more than one constant matrix")

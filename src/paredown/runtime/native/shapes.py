@@ -197,6 +197,7 @@ def _bytes(t: Tensor) -> int:
 
 ROW_FIELD = {
     "gemm": "ldc",
+    "matvec": "ldy",
     "conv": "out_stride",
     "depthwise": "out_stride",
     "pool": "out_stride",
@@ -208,6 +209,8 @@ ROW_FIELD = {
 READ_FIELD = {
     ("gemm", "a"): "lda",
     ("gemm", "residual"): "residual_stride",
+    ("matvec", "x"): "ldx",
+    ("matvec", "residual"): "residual_stride",
     ("conv", "in"): "in_stride",
     ("conv", "residual"): "residual_stride",
     ("depthwise", "in"): "in_stride",

@@ -65,15 +65,18 @@ int64_t add_weights(Engine& e, const std::string& kind, const nb::dict& shape, c
     return e.weights(kind, w, data.data());
 }
 
-int64_t add_matvec(Engine& e, const nb::dict& shape, const Array& q, const Array& scales) {
+int64_t add_matvec(Engine& e, const nb::dict& shape, const Array& q, const Array& scales, const Array& zeros) {
     Fields f = fields_of(shape);
     Matvec w;
     read(f, w);
     f.demand_empty("matvec");
     if (w.n < 1 || w.k < 1 || w.group < 1) throw std::invalid_argument("weights of an impossible shape");
     demand_bytes(q, size_t(w.n * w.k), "a weight");
-    demand_bytes(scales, size_t(w.n * ((w.k + w.group - 1) / w.group)) * 4, "its scales");
-    return e.matvec(w, static_cast<const int8_t*>(q.data()), static_cast<const float*>(scales.data()));
+    const auto grid = size_t(w.n * ((w.k + w.group - 1) / w.group));
+    demand_bytes(scales, grid * 4, "its scales");
+    demand_bytes(zeros, grid, "its zero points");
+    return e.matvec(w, static_cast<const int8_t*>(q.data()),
+                    {static_cast<const float*>(scales.data()), static_cast<const int8_t*>(zeros.data())});
 }
 
 struct Pointers {
@@ -128,7 +131,8 @@ void bind_engine(nb::module_& m) {
         .def("constant", &add_constant, "data"_a, "Copy an array; returns its index.")
         .def("weights", &add_weights, "kind"_a, "shape"_a, "data"_a,
              "Pack weights ('dense' or 'depthwise') for this instruction set; returns their index.")
-        .def("matvec", &add_matvec, "shape"_a, "q"_a, "scales"_a, "Pack weight-only quantized weights.")
+        .def("matvec", &add_matvec, "shape"_a, "q"_a, "scales"_a, "zeros"_a,
+             "Pack weight-only quantized weights: scale (q - zero), bytes but for the scales.")
         .def("add", [](Engine& e, const std::string& op, const nb::dict& f) { e.add(op, fields_of(f)); },
              "op"_a, "fields"_a, "Append an operator; fields are those of kernels.hpp by name.")
         .def("finish", &Engine::finish, "No more steps: make the scratch areas.")

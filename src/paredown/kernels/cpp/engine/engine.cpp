@@ -152,9 +152,9 @@ int64_t Engine::weights(const std::string& kind, const Weights& shape, const voi
     return int64_t(constants_.count()) - 1;
 }
 
-int64_t Engine::matvec(const Matvec& shape, const int8_t* q, const float* scales) {
+int64_t Engine::matvec(const Matvec& shape, const int8_t* q, const Grid& grid) {
     if (kernels_->packed_matvec_size == nullptr) throw std::invalid_argument("no kernel here for matvec");
-    kernels_->pack_matvec(shape, q, scales, constants_.add(kernels_->packed_matvec_size(shape)));
+    kernels_->pack_matvec(shape, q, grid, constants_.add(kernels_->packed_matvec_size(shape)));
     return int64_t(constants_.count()) - 1;
 }
 

@@ -57,7 +57,7 @@ public:
     // Constants are copied, weights packed for this instruction set. Both return an index for Ref.
     int64_t constant(const void* data, size_t bytes);
     int64_t weights(const std::string& kind, const Weights& shape, const void* data);
-    int64_t matvec(const Matvec& shape, const int8_t* q, const float* scales);
+    int64_t matvec(const Matvec& shape, const int8_t* q, const Grid& grid);
 
     // Adds an operator; throws std::invalid_argument for an unknown one, an unknown field or a place
     // outside of the arena.

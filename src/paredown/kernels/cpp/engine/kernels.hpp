@@ -218,11 +218,18 @@ struct Transpose {
 
 // Weight-only quantised product for few rows: y (m, n) = epilogue(x (m, k) w (k, n)), m <= 16;
 // w = scales[n][k / group] * q, q in [-127, 127] (bits 8) or [-8, 7] (bits 4). x is f32 or bf16.
+// How whole numbers q stand for weights: scale (q - zero), both (n, ceil(k / group)); null zeros are all 0.
+struct Grid {
+    const float* scales = nullptr;
+    const int8_t* zeros = nullptr;
+    int8_t zero(size_t i) const { return zeros == nullptr ? int8_t{0} : zeros[i]; }
+};
+
 struct Matvec {
     const void* x = nullptr;
     int64_t ldx = 0;
     DType x_type = DType::f32;
-    const void* w = nullptr;  // packed by pack_matvec, scales included
+    const void* w = nullptr;  // packed by pack_matvec, its grid included
     int32_t bits = 8;
     int64_t group = 0;  // columns of k per scale; a multiple of 32, or k
     int64_t m = 1, n = 0, k = 0;
@@ -261,9 +268,9 @@ struct Kernels {
     // Depthwise weights (c, 1, kh, kw): out == in == groups.
     size_t (*packed_depthwise_size)(const Weights&) = nullptr;
     void (*pack_depthwise)(const Weights&, const void* from, void* to) = nullptr;
-    // Matvec weights: q (n, k) as int8 (also for bits 4), scales (n, ceil(k / group)).
+    // Matvec weights: q (n, k) as int8 (also for bits 4: -8 to 7, and so are its zeros).
     size_t (*packed_matvec_size)(const Matvec&) = nullptr;
-    void (*pack_matvec)(const Matvec&, const int8_t* q, const float* scales, void* to) = nullptr;
+    void (*pack_matvec)(const Matvec&, const int8_t* q, const Grid&, void* to) = nullptr;
 
     // Sparse weights of a product (1 x 1, one group): the size depends on where their zeros lie.
     size_t (*packed_sparse_size)(const Weights&, SparseForm, const void* from) = nullptr;

@@ -126,13 +126,14 @@ size_t packed_size(const std::string& isa, const std::string& kind, const nb::di
 }
 
 void pack(const std::string& isa, const std::string& kind, const nb::dict& fields, uintptr_t from,
-          uintptr_t scales, uintptr_t to) {
+          uintptr_t scales, uintptr_t to, uintptr_t zeros) {
     const Kernels& t = kernels(isa);
     auto* into = reinterpret_cast<void*>(to);
     if (to % 64 != 0) throw std::invalid_argument("packed weights lie at multiples of 64 bytes");
     if (kind == "matvec")
         return t.pack_matvec(arguments<Matvec>(fields, "matvec"), reinterpret_cast<const int8_t*>(from),
-                             reinterpret_cast<const float*>(scales), into);
+                             {reinterpret_cast<const float*>(scales), reinterpret_cast<const int8_t*>(zeros)},
+                             into);
     const auto w = arguments<Weights>(fields, "weights");
     if (SparseForm form; sparse_form(kind, form))
         return t.pack_sparse(w, form, reinterpret_cast<const void*>(from), into);
@@ -149,8 +150,8 @@ void bind_kernels(nb::module_& m) {
     m.def("kernel_packed_size", &packed_size, "isa"_a, "kind"_a, "fields"_a, "source"_a = 0,
           "Bytes of packed weights; kind is gemm, conv, depthwise, matvec or one of sparse_single, sparse_quads, "
           "sparse_lanes, sparse_tiles and sparse_masked, whose size depends on the weights at `source`.");
-    m.def("kernel_pack", &pack, "isa"_a, "kind"_a, "fields"_a, "source"_a, "scales"_a, "to"_a,
-          "Pack weights; addresses as integers, `scales` 0 except for matvec.");
+    m.def("kernel_pack", &pack, "isa"_a, "kind"_a, "fields"_a, "source"_a, "scales"_a, "to"_a, "zeros"_a = 0,
+          "Pack weights; addresses as integers, `scales` and `zeros` 0 except for matvec.");
 }
 
 }  // namespace paredown::engine

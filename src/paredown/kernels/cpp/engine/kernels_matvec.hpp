@@ -1,8 +1,9 @@
 // Weight-only quantised products for few rows, bound by the reading of the weights.
 //
 // Lanes run over outputs, so that no sum crosses lanes: [panel of W outputs][k][lane], a byte each, or two
-// neighbours of k in one byte (values plus 8). Scales follow: [panel][group][lane]. Groups are padded to
-// four steps of k with zeros.
+// neighbours of k in one byte (values plus 8). Scales follow, then zero points: [panel][group][lane]. Groups
+// are padded to four steps of k with zeros. A zero point comes off at the end of its group, times the sum of
+// the group's x.
 #pragma once
 #include "kernels_finish.hpp"
 #include "kernels_spans.hpp"
@@ -15,28 +16,41 @@ constexpr int64_t kSteps = 4;
 constexpr int64_t kWeightsAhead = 8192;
 
 struct MatvecLayout {
-    int64_t panels, groups, group_steps, steps, panel_bytes, scales_at;
+    int64_t panels, groups, group_steps, steps, panel_bytes, scales_at, zeros_at;
     explicit MatvecLayout(const Matvec& a)
         : panels(ceil_div(a.n, W)), groups(ceil_div(a.k, a.group)),
           group_steps(round_up(least(a.group, a.k), kSteps)), steps(groups * group_steps),
-          panel_bytes(steps * W * a.bits / 8), scales_at(round_up(panels * panel_bytes, 64)) {}
+          panel_bytes(steps * W * a.bits / 8), scales_at(round_up(panels * panel_bytes, 64)),
+          zeros_at(scales_at + panels * groups * W * 4) {}
+    int64_t bytes() const { return zeros_at + panels * groups * W; }
+    // Of a row of x in scratch, in floats: its values, then their sum for each group.
+    int64_t row() const { return steps + groups; }
 };
 
 inline size_t packed_matvec_size(const Matvec& a) {
-    const MatvecLayout l(a);
-    return static_cast<size_t>(l.scales_at + l.panels * l.groups * W * 4);
+    return static_cast<size_t>(MatvecLayout(a).bytes());
 }
 
-inline void pack_matvec(const Matvec& a, const int8_t* q, const float* scales, void* to) {
+// Scales and zero points (with `raised` added) by panel, group and lane; zeros where a panel is not full.
+template <typename Layout>
+void pack_grid(const Matvec& a, const Layout& l, const Grid& grid, int raised, uint8_t* to) {
+    std::memset(to + l.scales_at, 0, static_cast<size_t>(l.bytes() - l.scales_at));
+    auto* scales = reinterpret_cast<float*>(to + l.scales_at);
+    for (int64_t n = 0; n < a.n; ++n)
+        for (int64_t g = 0; g < l.groups; ++g) {
+            const int64_t from = n * l.groups + g, at = (n / W * l.groups + g) * W + n % W;
+            scales[at] = grid.scales[from];
+            to[l.zeros_at + at] = static_cast<uint8_t>(grid.zero(static_cast<size_t>(from)) + raised);
+        }
+}
+
+inline void pack_matvec(const Matvec& a, const int8_t* q, const Grid& grid, void* to) {
     const MatvecLayout l(a);
     auto* bytes = static_cast<uint8_t*>(to);
-    auto* out_scales = reinterpret_cast<float*>(bytes + l.scales_at);
     std::memset(to, a.bits == 4 ? 0x88 : 0, static_cast<size_t>(l.scales_at));
-    for (int64_t i = 0; i < l.panels * l.groups * W; ++i) out_scales[i] = 0;
+    pack_grid(a, l, grid, 0, bytes);
     for (int64_t n = 0; n < a.n; ++n) {
         const int64_t panel = n / W, lane = n % W;
-        for (int64_t g = 0; g < l.groups; ++g)
-            out_scales[(panel * l.groups + g) * W + lane] = scales[n * l.groups + g];
         for (int64_t k = 0; k < a.k; ++k) {
             const int64_t step = k / a.group * l.group_steps + k % a.group;
             const int8_t value = q[n * a.k + k];
@@ -66,14 +80,18 @@ PAREDOWN_INLINE void unpack_pair(const uint8_t* p, F& low, F& high) {
 #endif
 }
 
-// `Rows` rows of x, `stride` floats apart, against one panel: sums[row * W + lane].
+// `Rows` rows of x against one panel: sums[row * W + lane].
 template <int Bits, int Rows>
-void panel_sums(const MatvecLayout& l, const uint8_t* w, const float* scales, const float* x, int64_t stride,
-                float* sums) {
+void panel_sums(const MatvecLayout& l, const uint8_t* base, int64_t panel, const float* x, float* sums) {
     constexpr int chains = Rows == 1 ? 4 : 2;
+    const int64_t stride = l.row(), grid = panel * l.groups * W;
+    const uint8_t* w = base + panel * l.panel_bytes;
+    const auto* scales = reinterpret_cast<const float*>(base + l.scales_at) + grid;
+    const uint8_t* zeros = base + l.zeros_at + grid;
+    const float* group_sum = x + l.steps;
     F total[Rows];
     for (F& t : total) t = zero();
-    for (int64_t g = 0; g < l.groups; ++g, scales += W) {
+    for (int64_t g = 0; g < l.groups; ++g, scales += W, zeros += W, ++group_sum) {
         F acc[Rows][chains];
         for (auto& row : acc)
             for (F& a : row) a = zero();
@@ -90,9 +108,11 @@ void panel_sums(const MatvecLayout& l, const uint8_t* w, const float* scales, co
                 for (int i = 0; i < kSteps; ++i)
                     acc[r][i % chains] = fma(q[i], set(x[r * stride + i]), acc[r][i % chains]);
         }
+        const F below = zero() - load_as<DType::s8>(zeros);
         for (int r = 0; r < Rows; ++r) {
             F sum = acc[r][0] + acc[r][1];
             if constexpr (chains == 4) sum = sum + (acc[r][2] + acc[r][3]);
+            sum = fma(below, set(group_sum[r * stride]), sum);
             total[r] = fma(sum, load(scales), total[r]);
         }
     }
@@ -101,7 +121,7 @@ void panel_sums(const MatvecLayout& l, const uint8_t* w, const float* scales, co
 
 inline int64_t matvec_units(const Matvec& a) { return ceil_div(a.n, W); }
 inline size_t matvec_scratch(const Matvec& a) {
-    return static_cast<size_t>((a.m * MatvecLayout(a).steps + 4 * W) * 4);
+    return static_cast<size_t>((a.m * MatvecLayout(a).row() + 4 * W) * 4);
 }
 
 template <int Bits>
@@ -110,28 +130,28 @@ void matvec_bits(const Matvec& a, int64_t begin, int64_t end, void* scratch) {
     auto* x = static_cast<float*>(scratch);
     for (int64_t row = 0; row < a.m; ++row)
         for (int64_t g = 0; g < l.groups; ++g) {
-            float* to = x + row * l.steps + g * l.group_steps;
+            float* to = x + row * l.row() + g * l.group_steps;
             const int64_t count = least(a.group, a.k - g * a.group);
             load_span(a.x, a.x_type, row * a.ldx + g * a.group, count, 1, 0, to);
             for (int64_t i = count; i < l.group_steps; ++i) to[i] = 0;
+            float sum = 0;
+            for (int64_t i = 0; i < count; ++i) sum += to[i];
+            x[row * l.row() + l.steps + g] = sum;
         }
     const auto* base = static_cast<const uint8_t*>(a.w);
-    const auto* scales = reinterpret_cast<const float*>(base + l.scales_at);
     Finish f = make_finish<false>(a.ep, a.y, a.ldy);
     alignas(64) float sums[4 * kPanel] = {};
     for (int64_t panel = begin; panel < end; ++panel) {
         f.select(panel * W, static_cast<int>(least(W, a.n - panel * W)), nullptr, 0);
         for (int64_t row = 0; row < a.m; row += 4) {
-            const uint8_t* w = base + panel * l.panel_bytes;
-            const float* s = scales + panel * l.groups * W;
-            const float* from = x + row * l.steps;
+            const float* from = x + row * l.row();
             const int rows = static_cast<int>(least(4, a.m - row));
             float out[4 * W];
             switch (rows) {
-                case 1: panel_sums<Bits, 1>(l, w, s, from, l.steps, out); break;
-                case 2: panel_sums<Bits, 2>(l, w, s, from, l.steps, out); break;
-                case 3: panel_sums<Bits, 3>(l, w, s, from, l.steps, out); break;
-                default: panel_sums<Bits, 4>(l, w, s, from, l.steps, out);
+                case 1: panel_sums<Bits, 1>(l, base, panel, from, out); break;
+                case 2: panel_sums<Bits, 2>(l, base, panel, from, out); break;
+                case 3: panel_sums<Bits, 3>(l, base, panel, from, out); break;
+                default: panel_sums<Bits, 4>(l, base, panel, from, out);
             }
             for (int r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, out + r * W, sizeof(float) * W);
             f.rows(f, reinterpret_cast<const char*>(sums), row, rows);

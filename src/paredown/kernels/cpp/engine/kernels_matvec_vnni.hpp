@@ -3,11 +3,12 @@
 //
 // A row of activations becomes whole numbers of 24 bits (bf16: 16), with a scale for each group of k that has
 // one for its weights anyway, held as signed bytes: x = s * (65536 c + 256 b + a). Weights stay unsigned
-// (q + 8), their products with each byte are exact, and 8 times the sum of x comes off at the end of the group.
+// (q + 8), their products with each byte are exact, and the zero point (raised by 8 too) times the sum of x
+// comes off at the end of the group.
 // So an x is off by up to 2^-24 (2^-16) of the largest of its group. A group with a NaN or an infinity gives NaN.
 //
 // [panel of W outputs][8 of k][lane][4 bytes]: byte j has k + j in its low and k + 4 + j in its high half.
-// Scales follow as in kernels_matvec.hpp.
+// Scales and zero points follow as in kernels_matvec.hpp.
 #pragma once
 #include "kernels_matvec.hpp"
 
@@ -20,27 +21,26 @@ constexpr float top_of(int bytes) { return bytes == 3 ? 127 * 65536 : 127 * 256;
 constexpr int bytes_of(DType x) { return x == DType::f32 ? 3 : 2; }
 
 struct NibbleLayout {
-    int64_t panels, groups, group_steps, steps, panel_bytes, scales_at;
+    int64_t panels, groups, group_steps, steps, panel_bytes, scales_at, zeros_at;
     int planes;  // bytes of an activation
     explicit NibbleLayout(const Matvec& a)
         : panels(ceil_div(a.n, W)), groups(ceil_div(a.k, a.group)),
           group_steps(round_up(least(a.group, a.k), kNibbleSteps)), steps(groups * group_steps),
           panel_bytes(steps / kNibbleSteps * kNibbleBytes), scales_at(round_up(panels * panel_bytes, 64)),
-          planes(bytes_of(a.x_type)) {}
-    int64_t bytes() const { return scales_at + panels * groups * W * 4; }
-    // Of a row in scratch: its lowest bytes, the next, then scale and 8 times the sum for each group.
+          zeros_at(scales_at + panels * groups * W * 4), planes(bytes_of(a.x_type)) {}
+    int64_t bytes() const { return zeros_at + panels * groups * W; }
+    // Of a row in scratch: its lowest bytes, the next, then scale and sum for each group.
     int64_t ends_at() const { return planes * steps; }
     int64_t row_bytes() const { return round_up(ends_at() + groups * 8, 64); }
 };
 
-inline void pack_nibbles(const Matvec& a, const int8_t* q, const float* scales, void* to) {
+inline void pack_nibbles(const Matvec& a, const int8_t* q, const Grid& grid, void* to) {
     const NibbleLayout l(a);
     auto* bytes = static_cast<uint8_t*>(to);
-    std::memset(to, 0, static_cast<size_t>(l.bytes()));
-    auto* out_scales = reinterpret_cast<float*>(bytes + l.scales_at);
+    std::memset(to, 0, static_cast<size_t>(l.scales_at));
+    pack_grid(a, l, grid, 8, bytes);
     for (int64_t n = 0; n < a.n; ++n) {
         const int64_t panel = n / W, lane = n % W;
-        for (int64_t g = 0; g < l.groups; ++g) out_scales[(panel * l.groups + g) * W + lane] = scales[n * l.groups + g];
         for (int64_t k = 0; k < a.k; ++k) {
             const int64_t step = k / a.group * l.group_steps + k % a.group, part = step % kNibbleSteps;
             uint8_t& cell =
@@ -75,7 +75,7 @@ inline void split_row(const Matvec& a, const NibbleLayout& l, int64_t row, float
                 whole = rest;
             }
         }
-        const float ends[2] = {top / most_of_all + poison, static_cast<float>(8 * sum)};
+        const float ends[2] = {top / most_of_all + poison, static_cast<float>(sum)};
         std::memcpy(to + l.ends_at() + g * 8, ends, sizeof ends);
     }
 }
@@ -86,14 +86,17 @@ PAREDOWN_INLINE I bytes_at(const int8_t* p) {
     return set_int(four);
 }
 
-// `Rows` rows, `stride` bytes apart, against one panel: sums[row * W + lane].
+// `Rows` rows against one panel: sums[row * W + lane].
 template <int Planes, int Rows>
-void nibble_sums(const NibbleLayout& l, const uint8_t* w, const float* scales, const char* x, int64_t stride,
-                 float* sums) {
+void nibble_sums(const NibbleLayout& l, const uint8_t* base, int64_t panel, const char* x, float* sums) {
+    const int64_t stride = l.row_bytes(), grid = panel * l.groups * W;
+    const uint8_t* w = base + panel * l.panel_bytes;
+    const auto* scales = reinterpret_cast<const float*>(base + l.scales_at) + grid;
+    const uint8_t* zeros = base + l.zeros_at + grid;
     const I mask = _mm512_set1_epi8(15);
     F total[Rows];
     for (F& t : total) t = zero();
-    for (int64_t g = 0; g < l.groups; ++g, scales += W) {
+    for (int64_t g = 0; g < l.groups; ++g, scales += W, zeros += W) {
         constexpr int kChains = Rows == 1 ? 2 : 1;
         I acc[Rows][Planes][kChains];
         for (auto& row : acc)
@@ -111,10 +114,11 @@ void nibble_sums(const NibbleLayout& l, const uint8_t* w, const float* scales, c
                         sum = _mm512_dpbusd_epi32(sum, q[i], bytes_at(at + r * stride + plane * l.steps + 4 * i));
                     }
         }
+        const F below = zero() - load_as<DType::s8>(zeros);
         for (int r = 0; r < Rows; ++r) {
             float ends[2];
             std::memcpy(ends, x + r * stride + l.ends_at() + g * 8, sizeof ends);
-            F sum = zero() - set(ends[1]);
+            F sum = below * set(ends[1]);
             float weight = 1;
             for (int plane = 0; plane < Planes; ++plane, weight *= 256) {
                 I whole = acc[r][plane][0];
@@ -135,21 +139,18 @@ void matvec_planes(const Matvec& a, int64_t begin, int64_t end, void* scratch) {
     auto* values = reinterpret_cast<float*>(x + a.m * stride);
     for (int64_t row = 0; row < a.m; ++row) split_row(a, l, row, values, x + row * stride);
     const auto* base = static_cast<const uint8_t*>(a.w);
-    const auto* scales = reinterpret_cast<const float*>(base + l.scales_at);
     Finish f = make_finish<false>(a.ep, a.y, a.ldy);
     alignas(64) float sums[4 * kPanel] = {};
     for (int64_t panel = begin; panel < end; ++panel) {
         f.select(panel * W, static_cast<int>(least(W, a.n - panel * W)), nullptr, 0);
-        const uint8_t* w = base + panel * l.panel_bytes;
-        const float* s = scales + panel * l.groups * W;
         for (int64_t row = 0; row < a.m; row += 4) {
             const int rows = static_cast<int>(least(4, a.m - row));
             float out[4 * W];
             switch (rows) {
-                case 1: nibble_sums<Planes, 1>(l, w, s, x + row * stride, stride, out); break;
-                case 2: nibble_sums<Planes, 2>(l, w, s, x + row * stride, stride, out); break;
-                case 3: nibble_sums<Planes, 3>(l, w, s, x + row * stride, stride, out); break;
-                default: nibble_sums<Planes, 4>(l, w, s, x + row * stride, stride, out);
+                case 1: nibble_sums<Planes, 1>(l, base, panel, x + row * stride, out); break;
+                case 2: nibble_sums<Planes, 2>(l, base, panel, x + row * stride, out); break;
+                case 3: nibble_sums<Planes, 3>(l, base, panel, x + row * stride, out); break;
+                default: nibble_sums<Planes, 4>(l, base, panel, x + row * stride, out);
             }
             for (int r = 0; r < rows; ++r) std::memcpy(sums + r * kPanel, out + r * W, sizeof(float) * W);
             f.rows(f, reinterpret_cast<const char*>(sums), row, rows);
@@ -167,8 +168,8 @@ struct Nibbles {
     static size_t size(const Matvec& a) {
         return a.bits == 4 ? static_cast<size_t>(NibbleLayout(a).bytes()) : before.packed_matvec_size(a);
     }
-    static void pack(const Matvec& a, const int8_t* q, const float* scales, void* to) {
-        a.bits == 4 ? pack_nibbles(a, q, scales, to) : before.pack_matvec(a, q, scales, to);
+    static void pack(const Matvec& a, const int8_t* q, const Grid& grid, void* to) {
+        a.bits == 4 ? pack_nibbles(a, q, grid, to) : before.pack_matvec(a, q, grid, to);
     }
     static size_t scratch(const Matvec& a) {
         if (a.bits != 4) return before.matvec.scratch(a);

@@ -98,17 +98,19 @@ void expand_depthwise(const ExpandDepthwise& f, int64_t begin, int64_t end, void
     }
 }
 
-// Packed matvec weights: q as int8 (n, k), then the scales (n, groups), floats.
+// Packed matvec weights: q as int8 (n, k), then the scales (n, groups), floats, then the zeros, bytes.
 int64_t scale_groups(const Matvec& a) { return ceil_div(a.k, a.group); }
 size_t scales_at(const Matvec& a) { return static_cast<size_t>(round_up(a.n * a.k, 64)); }
 size_t packed_matvec_size(const Matvec& a) {
-    return scales_at(a) + static_cast<size_t>(a.n * scale_groups(a)) * sizeof(float);
+    return scales_at(a) + static_cast<size_t>(a.n * scale_groups(a)) * (sizeof(float) + 1);
 }
 
-void pack_matvec(const Matvec& a, const int8_t* q, const float* scales, void* to) {
+void pack_matvec(const Matvec& a, const int8_t* q, const Grid& grid, void* to) {
+    const auto count = static_cast<size_t>(a.n * scale_groups(a));
+    char* tail = static_cast<char*>(to) + scales_at(a);
     std::memcpy(to, q, static_cast<size_t>(a.n * a.k));
-    std::memcpy(static_cast<char*>(to) + scales_at(a), scales,
-                static_cast<size_t>(a.n * scale_groups(a)) * sizeof(float));
+    std::memcpy(tail, grid.scales, count * sizeof(float));
+    for (size_t i = 0; i < count; ++i) tail[count * sizeof(float) + i] = static_cast<char>(grid.zero(i));
 }
 
 int64_t matvec_units(const Matvec& a) { return a.n; }
@@ -116,6 +118,7 @@ int64_t matvec_units(const Matvec& a) { return a.n; }
 void matvec(const Matvec& a, int64_t begin, int64_t end, void*) {
     const auto* q = static_cast<const int8_t*>(a.w);
     const char* tail = static_cast<const char*>(a.w) + scales_at(a);
+    const auto* zeros = reinterpret_cast<const int8_t*>(tail) + a.n * scale_groups(a) * int64_t{sizeof(float)};
     for (int64_t j = begin; j < end; ++j)
         for (int64_t i = 0; i < a.m; ++i) {
             double acc = 0;
@@ -123,7 +126,7 @@ void matvec(const Matvec& a, int64_t begin, int64_t end, void*) {
                 float scale;
                 const int64_t at = j * scale_groups(a) + l / a.group;
                 std::memcpy(&scale, tail + static_cast<size_t>(at) * sizeof scale, sizeof scale);
-                acc += static_cast<double>(load_one(a.x, a.x_type, i * a.ldx + l)) * scale * q[j * a.k + l];
+                acc += static_cast<double>(load_one(a.x, a.x_type, i * a.ldx + l)) * scale * (q[j * a.k + l] - zeros[at]);
             }
             finish_one(a.ep, acc, i, j, a.y, a.ldy);
         }
