@@ -82,7 +82,8 @@ class ArchitectureCard(Card):
         checks: list[Check] = []
         if not self.rows:
             return checks
-        kept = [zoo.row(n) for n in self.rows]
+        with pool(2) as workers:
+            kept = list(workers.map(zoo.row, self.rows))
         found = {r.name: (r.params, r.macs) for r in kept}
         published = {r.name: (r.paper_params, r.paper_macs) for r in kept}
         for at, (kind, most) in enumerate(zip(("params", "MACs"), self.errors, strict=True)):

@@ -11,7 +11,15 @@ from torch import nn
 
 from paredown import zoo
 from paredown.nn.conv import ConvNormAct, classifier, he_init
-from paredown.papers.cards._nets import IMAGE, SCANS, apart, images, opened, scans
+from paredown.papers.cards._nets import (
+    IMAGE,
+    SCANS,
+    SHORT_SCANS,
+    apart,
+    images,
+    opened,
+    scans,
+)
 from paredown.papers.cards._parts import Exact, Subject, Timing, Trained, Work, better, learns
 from paredown.papers.cards._subjects import zoo_pair
 from paredown.papers.cards.architectures import ArchitectureCard
@@ -109,7 +117,7 @@ class InceptionNeXtCard(ArchitectureCard):
         ),
     )
     trained = Trained(
-        scans, small_next, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 3, "full": 10}
+        scans, small_next, images(1, 1, IMAGE, IMAGE), SHORT_SCANS, seeds={"quick": 3, "full": 10}
     )
     learnt = (learns("InceptionNeXt", 0.75), better("InceptionNeXt", "ConvNeXt", -0.005))
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from paredown.nn.reparam import DilatedReparamConv
 from paredown.papers.cards._nets import (
     IMAGE,
-    SCANS,
     SHORT_SCANS,
     apart,
     images,
@@ -87,7 +86,7 @@ class UniRepLKNetCard(ArchitectureCard):
     work = (Work("13x13", "3x3 deeper", 1.0),)
     timings = (Timing(zoo_pair, (*LARK_PAIR, 224), "UniRepLKNet-T", "ViT-S", 1.0),)
     trained = Trained(
-        scans, small_lark, images(1, 1, IMAGE, IMAGE), SCANS, seeds={"quick": 3, "full": 10}
+        scans, small_lark, images(1, 1, IMAGE, IMAGE), SHORT_SCANS, seeds={"quick": 3, "full": 10}
     )
     learnt = (
         learns("13x13", 0.75),
