@@ -28,6 +28,7 @@ SETTINGS = {
     "trained-low-rank": {"steps": 4},
     "cross-distillation": {"steps": 3},
     "qfx": {"steps": 4},
+    "mst-bnn": {"steps": 4},
     "accllm": {"group_size": 16},
     "nm-training": {"steps": 4},
     "consensus": {"steps": 4},

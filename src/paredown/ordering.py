@@ -38,6 +38,7 @@ EXCEPTIONS: dict[frozenset[str], str] = {
         "static-int8",
         "dynamic-int8",
         "llm-int8",
+        "mst-bnn",
         "nf4",
         "qfx",
         "qlora",

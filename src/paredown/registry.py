@@ -24,6 +24,7 @@ BUILT_IN = {
     "quantized-distillation": (
         "paredown.techniques.quantize.quantized_distillation:QuantizedDistillation"
     ),
+    "mst-bnn": "paredown.techniques.quantize.mst_bnn:MSTBNN",
     "qfx": "paredown.techniques.quantize.qfx:QFX",
     "repquant": "paredown.techniques.quantize.repquant:RepQuant",
     "weight-only": "paredown.techniques.quantize.weight_only:WeightOnly",

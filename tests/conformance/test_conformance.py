@@ -11,6 +11,7 @@ SETTINGS = {
     "cross-distillation": {"steps": 3},
     "accllm": {"group_size": 16},
     "qfx": {"steps": 4},
+    "mst-bnn": {"steps": 4},
     "nm-training": {"steps": 4},
     "consensus": {"steps": 4},
     "qlora": {"steps": 4},

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from paredown.analysis import binary_tree as trees
-from paredown.analysis import binary_words as words
 from paredown.errors import InputError
 from paredown.nn.binary import BinaryConv2d, sign
+from paredown.runtime import binary
+from paredown.runtime import binary_tree as trees
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
@@ -23,8 +23,9 @@ def test_integers_are_those_of_the_tree_and_of_popcounts(kernel, stride):
     tree = trees.spanning_tree(weight)
     assert np.array_equal(trees.products(tree, weight, columns), direct)
     n = columns.shape[1]
-    by_words = words.products(words.packed(columns), words.packed(weight), n)
-    assert np.array_equal(by_words, direct)
+    rows, channels = (torch.from_numpy(t).float() for t in (columns, weight))
+    a, w = (binary.pack_signs(t, torch.zeros(n)) for t in (rows, channels))
+    assert np.array_equal(binary.binary_product(a, w, n).numpy(), direct)
 
 
 def test_the_term_counts_distances_and_pulls_towards_the_centre():

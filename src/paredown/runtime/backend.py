@@ -19,8 +19,9 @@ COMPUTE = "compute"
 class Asked:
     """What a module asks of the numbers, as its operators say.
 
-    ``weight`` is ``int8``, ``int4``, ``int2``, ``nf4``, ``codebook`` or None; ``activation`` is
-    ``static``, ``dynamic`` or None; ``dtype`` is the dtype its matrix products compute in.
+    ``weight`` is ``int8``, ``int4``, ``int2``, ``binary``, ``nf4``, ``codebook`` or None;
+    ``activation`` is ``static``, ``dynamic`` or None; ``dtype`` is the dtype its matrix products
+    compute in.
     ``product`` is False for a module that multiplies no matrices (a norm): then ``dtype`` is that
     of its parameters.
     """

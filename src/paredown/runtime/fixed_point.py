@@ -202,7 +202,7 @@ def convolution(stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
 
     def multiply(x: Tensor, weight: Tensor) -> Tensor:
         kernel = weight.shape[2:]
-        seen = windows(_padded(x, padding, kernel, dilation), kernel, stride, dilation)
+        seen = windows(padded(x, padding, kernel, dilation), kernel, stride, dilation)
         places = seen.shape[2 : 2 + len(kernel)]
         # (n, groups, places, taps) by (groups, outputs, taps)
         seen = seen.unflatten(1, (groups, -1)).movedim(2, 2 + len(kernel))
@@ -214,7 +214,8 @@ def convolution(stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
     return multiply
 
 
-def _padded(x: Tensor, padding: Any, kernel: Any, dilation: Any) -> Tensor:
+def padded(x: Tensor, padding: Any, kernel: Any, dilation: Any) -> Tensor:
+    """``(n, c, *spatial)`` with the zeros around it that a convolution of that geometry sees."""
     if padding == "valid":
         return x
     sides: list[int] = []

@@ -28,6 +28,7 @@ MODULES = (
     "paredown.runtime.forms_low_bit",
     "paredown.runtime.forms_codebook",
     "paredown.runtime.forms_fixed",
+    "paredown.runtime.forms_binary",
     "paredown.runtime.forms_two_of_four",
     "paredown.runtime.bounded_cache",
     "paredown.runtime.nf4",

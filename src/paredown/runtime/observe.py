@@ -129,6 +129,11 @@ class _Recorder(TorchDispatchMode):
             self._set(result, "codebook")
         elif name == "dequantize_two_of_four":
             self._set(result, "int2")
+        elif name == "binary_product":
+            path = self.stack[-1].path
+            self.out.asked[path] = Asked("binary", None, "binary")
+            self.out.ran.append(Ran(path, name, "binary", role=COMPUTE))
+            self.out.ran.append(Ran(path, "weight", "binary"))
         elif name == "dequantize":
             made = self.marks.get(id(args[0]))
             self._set(result, made[0] if made else "int8")

@@ -1,8 +1,10 @@
-"""Tensors in safetensors files, those with many zeros as a bit per element and the other values.
+"""Tensors in safetensors files: those with many zeros as a bit per element and the other values,
+packed signs of binary layers along their spanning tree (`sign_code`).
 
 Lossless to the bit: an element is a zero only if all its bits are (minus zero is kept). A bit mask
 costs what the indices of a 2:4 pattern cost (four bits in four elements), and takes any pattern. In
 the file ``NAME`` holds the values in order, ``NAME::zeros`` the mask, and the metadata the shape.
+Of a matrix of bytes called ``signs`` the file holds the code under its name.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paredown.runtime import sign_code
+
 MASK = "::zeros"
 """What the mask's name ends with; no parameter's does."""
 SHAPE = "sparse:"
 """What the metadata's keys of sparse tensors begin with."""
+SIGNS = "signs:"
+"""What the metadata's keys of signs along a tree begin with."""
 FROM = 4096
-"""Elements from which a tensor is looked at."""
+"""Elements from which a tensor is looked at for zeros."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -59,10 +65,15 @@ def unpack(mask: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors as they go into a file, and the metadata that says which are sparse."""
+    """Tensors as they go into a file, and the metadata that says which are not as they were."""
     held: dict[str, Tensor] = {}
     shapes: dict[str, str] = {}
     for name, t in tensors.items():
+        code = _along_a_tree(name, t)
+        if code is not None:
+            held[name] = code
+            shapes[SIGNS + name] = json.dumps(list(t.shape))
+            continue
         parts = pack(t)
         if parts is None:
             held[name] = t
@@ -72,10 +83,17 @@ def packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     return held, shapes
 
 
+def _along_a_tree(name: str, t: Tensor) -> Tensor | None:
+    if name.rpartition(".")[2] != "signs" or t.dtype != torch.uint8 or t.is_meta:
+        return None
+    code = sign_code.pack(t.detach().cpu().numpy())
+    return None if code is None else torch.from_numpy(np.frombuffer(code, dtype=np.uint8).copy())
+
+
 def save(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write contiguous tensors; ``metadata`` goes beside what says which are sparse."""
+    """Write contiguous tensors; ``metadata`` goes beside what says how they are held."""
     from safetensors.torch import save_file
 
     held, shapes = packed(tensors)
@@ -88,7 +106,7 @@ def nbytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 class Reader:
-    """An open file: its tensors by name, sparse ones whole again."""
+    """An open file: its tensors by name, whole again."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -98,12 +116,14 @@ class Reader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
-        given = self.metadata.get(SHAPE + name)
+        given = self.metadata.get(SHAPE + name) or self.metadata.get(SIGNS + name)
         return tuple(json.loads(given) if given else self._file.get_slice(name).get_shape())
 
     def get(self, name: str) -> Tensor:
-        """A tensor. Raises ``ValueError`` where a sparse one's parts do not fit."""
+        """A tensor. Raises ``ValueError`` where parts do not fit or a code is damaged."""
         values = self._file.get_tensor(name)
+        if SIGNS + name in self.metadata:
+            return torch.from_numpy(sign_code.unpack(values.numpy().tobytes(), self.shape(name)))
         if SHAPE + name not in self.metadata:
             return values
         return unpack(self._file.get_tensor(name + MASK), values, self.shape(name))

@@ -66,6 +66,11 @@ def quantized_lstm(c: Call) -> Work:
     )
 
 
+def binary_product(c: Call) -> Work:
+    """One product of signs for each of ``n``, whatever words hold them."""
+    return Work(macs=numel(c.out) * int(c.arg(2, "n")))
+
+
 def dequantize_groups(c: Call) -> Work:
     """Unpack (int4: two operations), subtract the zero point, scale."""
     bits = c.arg(3, "bits")
@@ -109,6 +114,7 @@ LINEAR: dict[str, Rule] = {
     **dict.fromkeys(_DYNAMIC, _dynamic_linear),
     "onednn::qlinear_pointwise": qlinear_pointwise,
     "aten::fbgemm_pack_gemm_matrix_fp16": copy,
+    "paredown::binary_product": binary_product,
 }
 
 CONV: dict[str, Rule] = {
@@ -172,6 +178,7 @@ POINTWISE: dict[str, Rule] = {
     "quantized_decomposed::choose_qparams_symmetric": per_input(2),
     "paredown::dynamic_quantize": per_input(6),
     "paredown::dynamic_quantize_rows": per_input(6),
+    "paredown::pack_signs": per_input(1),
     "paredown::dequantize_groups": dequantize_groups,
     "paredown::dequantize_nf4": per_output(4),
     "paredown::dequantize_codebook": per_output(5),

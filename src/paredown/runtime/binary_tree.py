@@ -5,7 +5,7 @@ Weights are +1 and -1. An output channel differs from another's in the inputs wh
 differ, ``y_k = y_j + 2 * sum of w_ki x_i over these``: with n inputs a channel costs n bit products
 for the first and the Hamming distance for each that is made of another. A minimum spanning tree
 over the distances has the fewest; its centre as the root gives the least depth, which is the
-latency of a pipeline. `encoded` is the same tree as bytes, exactly.
+latency of a pipeline. `sign_code` is the same tree as bytes, exactly.
 
 Deviations: of all trees of minimum length the paper takes one of least depth; here ties go to the
 shallower parent, and the tree found is rooted at its centre, so a shallower one may exist. With
@@ -15,7 +15,6 @@ shallower parent, and the tree found is rooted at its centre, so a shallower one
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paredown.errors import InputError
-
-Bits = NDArray[np.uint8]
-MODES = 10
-"""Ways in which differences are written: Rice codes of 0 to 8 low bits, or a mask."""
 
 
 @dataclass(frozen=True)
@@ -169,117 +164,3 @@ def products(tree: Tree, weight: NDArray[Any], x: NDArray[Any]) -> NDArray[np.in
         at = np.flatnonzero(w[k] != sign * w[j])
         out[k] = sign * out[j] + 2 * (w[k, at].astype(np.float64) @ wide[at])
     return out.T.astype(np.int64)
-
-
-# ---------------------------------------------------------------- as bytes
-def encoded(weight: NDArray[Any], tree: Tree) -> bytes:
-    """The signs of a weight along its tree, to be read back by `decoded` from the bytes alone.
-
-    Channels, inputs, then in the tree's order the channel, its parent's place, whether it is
-    negated, and the differences: gaps in Rice codes, or a mask, whichever is shorter for the layer.
-    """
-    w = signs(weight)
-    place = {k: i for i, k in enumerate(tree.order)}
-    name = max(1, (len(w) - 1).bit_length())
-    best: Bits | None = None
-    for mode in range(MODES):
-        parts = [_number(mode, 4), (w[tree.root] < 0).astype(np.uint8)]
-        for i, k in enumerate(tree.order):
-            parts.append(_number(k, name))
-            if i == 0:
-                continue
-            j, sign = tree.parent[k], -1 if tree.negated[k] else 1
-            parts += [_number(place[j], name), _number(int(tree.negated[k]), 1)]
-            parts.append(_differences((w[k] != sign * w[j]).astype(np.uint8), mode))
-        bits = np.concatenate(parts)
-        if best is None or bits.size < best.size:
-            best = bits
-    assert best is not None
-    head = np.array([len(w), tree.inputs], dtype="<u4").tobytes()
-    return head + np.packbits(best).tobytes()
-
-
-def decoded(data: bytes) -> NDArray[np.int8]:
-    """The signs ``(channels, n)`` that `encoded` wrote. Raises ``InputError`` for other bytes."""
-    try:
-        channels, inputs = (int(v) for v in np.frombuffer(data[:8], dtype="<u4"))
-        bits = _Reader(np.unpackbits(np.frombuffer(data[8:], dtype=np.uint8)))
-        mode, name = bits.number(4), max(1, (channels - 1).bit_length())
-        out = np.zeros((channels, inputs), dtype=np.int8)
-        root = 1 - 2 * bits.take(inputs).astype(np.int8)
-        order: list[int] = []
-        for i in range(channels):
-            k = bits.number(name)
-            order.append(k)
-            if i == 0:
-                out[k] = root
-                continue
-            base = out[order[bits.number(name)]] * (-1 if bits.number(1) else 1)
-            out[k] = np.where(bits.differences(inputs, mode), -base, base)
-    except (ValueError, IndexError) as e:
-        raise InputError(f"not a binary weight along a tree: {e}") from None
-    if sorted(order) != list(range(channels)):
-        raise InputError("not a binary weight along a tree: channels are missing")
-    return out
-
-
-def plain_bytes(weight: NDArray[Any]) -> int:
-    """Bytes of the signs alone, eight to a byte, behind the same eight bytes of sizes."""
-    return 8 + -(-signs(weight).size // 8)
-
-
-def deflated_bytes(weight: NDArray[Any]) -> int:
-    """Bytes of the packed signs after zlib: what a general compressor finds without the tree."""
-    return 8 + len(zlib.compress(np.packbits(signs(weight) < 0).tobytes(), 9))
-
-
-def _number(value: int, width: int) -> Bits:
-    return np.array([value >> i & 1 for i in reversed(range(width))], dtype=np.uint8)
-
-
-def _differences(mask: Bits, mode: int) -> Bits:
-    """How many, and the gaps before each difference in Rice codes, or the mask itself."""
-    if mode == MODES - 1:
-        return mask
-    at = np.flatnonzero(mask)
-    gaps = np.diff(at, prepend=-1) - 1
-    high, low = gaps >> mode, gaps & ((1 << mode) - 1)
-    sizes = high + 1 + mode
-    ends = np.cumsum(sizes)
-    out = np.ones(int(ends[-1]) if at.size else 0, dtype=np.uint8)
-    out[ends - mode - 1] = 0  # ones as many as the high part, then a zero, then the low bits
-    for i in range(mode):
-        out[ends - 1 - i] = low >> i & 1
-    return np.concatenate([_number(at.size, mask.size.bit_length()), out])
-
-
-class _Reader:
-    """Bits in order. Raises ``IndexError`` behind the last."""
-
-    def __init__(self, bits: Bits) -> None:
-        self._bits, self._at = bits, 0
-
-    def take(self, count: int) -> Bits:
-        if self._at + count > self._bits.size:
-            raise IndexError("it ends early")
-        self._at += count
-        return self._bits[self._at - count : self._at]
-
-    def number(self, width: int) -> int:
-        value = 0
-        for bit in self.take(width):
-            value = value << 1 | int(bit)
-        return value
-
-    def differences(self, inputs: int, mode: int) -> NDArray[np.bool_]:
-        if mode >= MODES - 1:
-            return self.take(inputs).astype(bool)
-        mask = np.zeros(inputs, dtype=bool)
-        at = -1
-        for _ in range(self.number(inputs.bit_length())):
-            high = 0
-            while self.take(1)[0]:
-                high += 1
-            at += 1 + (high << mode | self.number(mode))
-            mask[at] = True
-        return mask

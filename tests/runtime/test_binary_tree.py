@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from paredown.analysis import binary_tree as trees
-from paredown.analysis import binary_words as words
 from paredown.errors import InputError
+from paredown.runtime import binary, sign_code
+from paredown.runtime import binary_plan as plans
+from paredown.runtime import binary_tree as trees
 
 
 def random_signs(channels: int, inputs: int, seed: int = 0) -> np.ndarray:
@@ -21,6 +23,11 @@ def near(channels: int, inputs: int, flips: float, seed: int = 0) -> np.ndarray:
     return g.choice([-1, 1], inputs) * np.where(g.random((channels, inputs)) < flips, -1, 1)
 
 
+def popcounts(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    a, b = (binary.pack_signs(torch.from_numpy(t).float(), torch.zeros(t.shape[1])) for t in (x, w))
+    return binary.binary_product(a, b, x.shape[1]).numpy()
+
+
 @pytest.mark.parametrize("negated", [False, True])
 @pytest.mark.parametrize(("channels", "inputs"), [(1, 1), (2, 3), (17, 63), (40, 100)])
 def test_outputs_and_popcounts_are_those_of_the_plain_product(channels, inputs, negated):
@@ -29,7 +36,35 @@ def test_outputs_and_popcounts_are_those_of_the_plain_product(channels, inputs, 
         wanted = x.astype(np.int64) @ w.T
         tree = trees.spanning_tree(w, negated=negated)
         assert np.array_equal(trees.products(tree, w, x), wanted)
-        assert np.array_equal(words.products(words.packed(x), words.packed(w), inputs), wanted)
+        assert np.array_equal(popcounts(x, w), wanted)
+
+
+@pytest.mark.parametrize(("channels", "inputs"), [(1, 1), (2, 3), (17, 63), (40, 130)])
+def test_plans_give_the_plain_product_with_or_without_a_tree(channels, inputs):
+    w, x = near(channels, inputs, 0.2), random_signs(19, inputs, seed=1)
+    wanted = x.astype(np.int64) @ w.T
+    tree = trees.spanning_tree(w)
+    spread = np.sort(np.random.default_rng(0).choice(3 * inputs, inputs, replace=False))
+    for columns in (np.arange(inputs), spread):
+        bits = np.zeros((19, 64 * (columns[-1] // 64 + 1)), dtype=np.uint8)
+        bits[:, columns] = x < 0
+        rows = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
+        for along in (tree, None):
+            plan = plans.plan(w, along, columns)
+            assert np.array_equal(plans.sums(plan, rows).T, wanted)
+            counted = inputs * channels if along is None else tree.bit_ops
+            assert plan.steps[:, 5].sum() == counted
+            assert (plan.lists.size - counted) <= 14 * channels
+    with pytest.raises(InputError, match="words"):
+        plans.sums(plan, rows[:, :0])
+    with pytest.raises(InputError, match="negated"):
+        plans.plan(np.array([[1, 1, 1], [-1, -1, -1]]), negation())
+    with pytest.raises(InputError, match="a tree of"):
+        plans.plan(random_signs(50, 9), tree)
+
+
+def negation() -> trees.Tree:
+    return trees.spanning_tree(np.array([[1, 1, 1], [-1, -1, -1]]), negated=True)
 
 
 def test_length_is_scipys_and_bit_ops_are_root_and_edges():
@@ -65,11 +100,11 @@ def test_random_weights_of_the_papers_size_give_2_2():
 def test_bytes_read_back_and_shrink_with_the_distances(flips, negated):
     w = near(24, 150, flips)
     tree = trees.spanning_tree(w, negated=negated)
-    data = trees.encoded(w, tree)
-    assert np.array_equal(trees.decoded(data), trees.signs(w))
+    data = sign_code.encoded(w, tree)
+    assert np.array_equal(sign_code.decoded(data), trees.signs(w))
     if flips <= 0.02:
-        assert len(data) < 0.5 * trees.plain_bytes(w)
-        assert len(data) < trees.deflated_bytes(w) or flips == 0
+        assert len(data) < 0.5 * sign_code.plain_bytes(w)
+        assert len(data) < sign_code.deflated_bytes(w) or flips == 0
 
 
 def test_bad_input_is_refused():
@@ -80,6 +115,8 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="over 9 inputs"):
         trees.products(tree, w, random_signs(2, 8))
     with pytest.raises(InputError, match="not a binary weight"):
-        trees.decoded(trees.encoded(w, tree)[:9])
-    with pytest.raises(InputError, match="words"):
-        words.products(words.packed(w), words.packed(random_signs(2, 99)), 9)
+        sign_code.decoded(sign_code.encoded(w, tree)[:9])
+    with pytest.raises(InputError, match="words of 9 signs"):
+        binary.binary_product(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 2), 9)
+    with pytest.raises(InputError, match="sizes"):
+        sign_code.decoded(b"\xff" * 20)
