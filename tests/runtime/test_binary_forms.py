@@ -52,7 +52,12 @@ def test_the_operators_keep_their_contracts():
     x, at = torch.randn(3, 70), torch.zeros(70)
     words = binary.pack_signs(x, at)
     which = ("test_schema", "test_faketensor")
-    for op, args in (("pack_signs", (x, at)), ("binary_product", (words, words, 70))):
+    scale = torch.rand(3), torch.randn(3)
+    cases = {"pack_signs": (x, at), "binary_product": (words, words, 70)}
+    cases["binary_layer"] = (words, words, 70, *scale)
+    sums = binary.binary_product(*cases["binary_product"])
+    assert torch.equal(binary.binary_layer(*cases["binary_layer"]), sums * scale[0] + scale[1])
+    for op, args in cases.items():
         torch.library.opcheck(getattr(torch.ops.paredown, op).default, args, test_utils=which)
     for a, b, n in ((words, words[:, :1], 70), (words, words, 129), (words[0], words, 70)):
         with pytest.raises(InputError, match="words of"):

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from paredown.errors import InputError
-from paredown.runtime.binary import as_words, binary_product, pack_signs, packed_bits
+from paredown.runtime.binary import (
+    as_words,
+    binary_layer,
+    binary_product,
+    pack_signs,
+    packed_bits,
+)
 from paredown.runtime.fixed_point import padded, windows
 from paredown.runtime.forms import form
 from paredown.runtime.quantized import PackedForm
@@ -89,7 +95,10 @@ class BinaryLinear(_Binary):
 
     def forward(self, input: Tensor) -> Tensor:
         """Signs, sums, scale; in the input's dtype."""
-        return (self.integers(input) * self.gain + self.offset).to(input.dtype)
+        packed = pack_signs(input, self.threshold)
+        rows = packed.reshape(-1, packed.shape[-1])
+        y = binary_layer(rows, self.words(), self.inputs, self.gain, self.offset)
+        return y.reshape(*input.shape[:-1], -1).to(input.dtype)
 
 
 @form
@@ -137,5 +146,8 @@ class BinaryConv(_Binary):
         """Signs, sums, scale; in the input's dtype. A single image may come without a batch."""
         if input.ndim == 1 + len(self.kernel_size):
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        sums = self.integers(input).movedim(1, -1)
-        return (sums * self.gain + self.offset).movedim(-1, 1).to(input.dtype).contiguous()
+        rows = self.patches(input)
+        *places, width = rows.shape
+        n = self.taps * self.inputs
+        y = binary_layer(rows.reshape(-1, width), self.words(), n, self.gain, self.offset)
+        return y.reshape(*places, -1).movedim(-1, 1).to(input.dtype).contiguous()

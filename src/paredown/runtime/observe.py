@@ -129,7 +129,7 @@ class _Recorder(TorchDispatchMode):
             self._set(result, "codebook")
         elif name == "dequantize_two_of_four":
             self._set(result, "int2")
-        elif name == "binary_product":
+        elif name in ("binary_product", "binary_layer"):
             path = self.stack[-1].path
             self.out.asked[path] = Asked("binary", None, "binary")
             self.out.ran.append(Ran(path, name, "binary", role=COMPUTE))

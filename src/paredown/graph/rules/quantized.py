@@ -71,6 +71,11 @@ def binary_product(c: Call) -> Work:
     return Work(macs=numel(c.out) * int(c.arg(2, "n")))
 
 
+def binary_layer(c: Call) -> Work:
+    """The products, and a scale and an offset for each output."""
+    return Work(macs=numel(c.out) * int(c.arg(2, "n")), elementwise=2 * numel(c.out))
+
+
 def dequantize_groups(c: Call) -> Work:
     """Unpack (int4: two operations), subtract the zero point, scale."""
     bits = c.arg(3, "bits")
@@ -115,6 +120,7 @@ LINEAR: dict[str, Rule] = {
     "onednn::qlinear_pointwise": qlinear_pointwise,
     "aten::fbgemm_pack_gemm_matrix_fp16": copy,
     "paredown::binary_product": binary_product,
+    "paredown::binary_layer": binary_layer,
 }
 
 CONV: dict[str, Rule] = {

@@ -10,6 +10,7 @@
 #include "engine/bind_engine.hpp"
 #include "engine/kernels_bind.hpp"
 #include "probe.hpp"
+#include "signs/bind_signs.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -132,4 +133,5 @@ NB_MODULE(_native, m) {
           "One int8 tile product: out (m, n) = a (m, k) b (k, n), exact.");
     paredown::engine::bind_engine(m);
     paredown::engine::bind_kernels(m);
+    paredown::signs::bind_signs(m);
 }

@@ -14,7 +14,8 @@ namespace paredown {
 namespace {
 
 struct Features {
-    bool avx2 = false, fma = false, avx512 = false, vnni = false, bf16 = false, fp16 = false, vbmi2 = false;
+    bool avx2 = false, fma = false, avx512 = false, vnni = false, bf16 = false, fp16 = false, vbmi2 = false,
+         vpopcntdq = false;
     bool amx_tile = false, amx_bf16 = false, amx_int8 = false, avx_vnni = false, f16c = false;
 };
 
@@ -61,6 +62,7 @@ Features detect() {
     f.vnni = f.avx512 && bit(seven.c, 11);
     f.bf16 = f.avx512 && bit(more.a, 5);
     f.vbmi2 = f.avx512 && bit(seven.c, 6);
+    f.vpopcntdq = f.avx512 && bit(seven.c, 14);
     f.fp16 = f.avx512 && bit(seven.d, 23);
     if (tiles && bit(seven.d, 24) && amx_permitted()) {
         f.amx_tile = true;
@@ -113,6 +115,7 @@ std::vector<std::string> features() {
         {"avx_vnni", f.avx_vnni}, {"avx512", f.avx512},     {"avx512_vnni", f.vnni},
         {"avx512_bf16", f.bf16},  {"avx512_fp16", f.fp16},  {"amx_tile", f.amx_tile},
         {"amx_bf16", f.amx_bf16}, {"amx_int8", f.amx_int8}, {"avx512_vbmi2", f.vbmi2},
+        {"avx512_vpopcntdq", f.vpopcntdq},
     };
     for (const auto& [name, present] : all)
         if (present) names.emplace_back(name);
