@@ -18,7 +18,7 @@ INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt \
   $(wildcard src/paredown/kernels/cpp/* src/paredown/kernels/cpp/*/*)
 
 .PHONY: help demo test test-all lint types layers tests docs matrix schemas generated readme \
-	browser bench clean
+	browser bench bench-techniques clean
 
 help:
 	@echo "make demo      pare the digits network down and print the proof"
@@ -100,6 +100,10 @@ matrix: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/down.py --json benchmarks/results/down.json
+	$(BIN)/python scripts/benchmarks_doc.py
+
+bench-techniques: $(VENV)/.dev
+	$(BIN)/python benchmarks/techniques.py --scale full --json benchmarks/results/techniques.json
 	$(BIN)/python scripts/benchmarks_doc.py
 
 clean:

@@ -165,6 +165,10 @@ def zoo(body: dict[str, Any]) -> list[str]:
             ]
         )
     head = ["network", "input", "MACs", "parameters", "latency", "predicted over measured"]
+    ratios = sorted(r["predicted"]["value"] / r["latency"]["value"] for r in timed)
+    learned = all(r.get("priced_with", "").startswith("learned") for r in timed)
+    by = "learned utilisation" if learned else "one share of the peak for each kind of operator"
+    tenth, half, most = (ratios[int(q * (len(ratios) - 1))] for q in (0.1, 0.5, 0.9))
     why = (
         f" Not timed: {', '.join(r['name'] for r in left)} ({left[0]['skipped']})." if left else ""
     )
@@ -175,7 +179,8 @@ def zoo(body: dict[str, Any]) -> list[str]:
         f" the paper's input. A second is worth {rates[0][0]:.0f} GMACs of {rates[0][1]} and"
         f" {rates[-1][0]:.0f} of {rates[-1][1]}, {rates[len(rates) // 2][0]:.0f} in the middle."
         f" Times were taken at real-time priority beside other work: where A/A is off 1 by more"
-        f" than a few percent, so are they.{why}",
+        f" than a few percent, so are they. Predicted from shapes by {by}: {half:.2f} of the"
+        f" measured time in the middle, {tenth:.2f} to {most:.2f} for eight of ten.{why}",
         "",
         *table([*head, "GMAC/s", "peak memory", "A/A"], rows),
         "",
@@ -183,11 +188,129 @@ def zoo(body: dict[str, Any]) -> list[str]:
     ]
 
 
+def techniques(body: dict[str, Any]) -> list[str]:
+    """The main job with the families of issue 6 and without; ours against peers."""
+    lines = ["## Families of techniques, and peers at equal bits", ""]
+    for scale, s in body["summary"].items():
+        done = [r for r in body["families"] if r["scale"] == scale and "verdict" in r]
+        rows = [
+            [
+                r["row"],
+                f"{r['fit']['fp32']:.3f}",
+                f"{r['fit']['plain_4bit']:.3f}",
+                _steps(r["without"]),
+                _steps(r["with"]),
+                f"{100 * r['without']['drop']:.2g} %, {100 * r['with']['drop']:.2g} %",
+                times(r["gain"], r["gain_interval"]) if r["gain"] is not None else "",
+                r["verdict"],
+            ]
+            for r in done
+        ]
+        effort = {r["effort"] for r in done}
+        mean = "none" if s["geometric_mean"] is None else f"{s['geometric_mean']:.2f}x"
+        head = ["network, budget", "fp32", "plain 4 bits", "without", "with", "drops"]
+        lines += [
+            f"`python benchmarks/techniques.py --scale {scale}`"
+            f" ({', '.join(sorted(effort))} a search): what `pare down` ends with under each budget"
+            " of `benchmarks/techniques.yaml`, with the families named there and without. A gain is"
+            " the budgeted cost without them over the cost with them.",
+            "",
+            *table([*head, "gain", "verdict"], rows),
+            "",
+            f"{s['rows']} of {s['of']} rows run. Geometric mean {mean} over {s['counted_rows']}"
+            f" (asked 1.3x), {len(s['win'])} won, {len(s['tie'])} tied, {len(s['loss'])} lost:"
+            f" {'reached' if s['reached'] else 'not reached'}. {_load(done)}",
+            "",
+        ]
+    return [*lines, *_peers(body), "", f"{machine(body)}."]
+
+
+def _steps(arm: dict[str, Any]) -> str:
+    steps = ", ".join(s["technique"] for s in arm["steps"]) or "nothing"
+    return f"{steps} -> {arm['lower']['backend']}"
+
+
+def _load(rows: list[dict[str, Any]]) -> str:
+    """How busy the machine was, in words."""
+    loads = sorted(max(r["load_before"], r["load_after"]) for r in rows)
+    if not loads:
+        return ""
+    return f"Load average at the rows' ends: {loads[0]:.1f} to {loads[-1]:.1f} on two cores."
+
+
+def _peers(body: dict[str, Any]) -> list[str]:
+    import yaml
+
+    file = ROOT / "benchmarks" / "techniques_explained.yaml"
+    why = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
+    rows = [
+        [
+            r["row"],
+            metric,
+            f"{x['ours']:.4g}",
+            f"{x['theirs']:.4g}",
+            f"{x['value']:.3g}"
+            + (f" ({x['interval'][0]:.3g} to {x['interval'][1]:.3g})" if "interval" in x else ""),
+            x["verdict"],
+            why.get(f"{r['row']}/{metric}", "") if x["verdict"] == "loss" else "",
+        ]
+        for r in body["peers"]
+        for metric, x in r.get("metrics", {}).items()
+    ]
+    s = body["peers_summary"]
+    failed = [f"{n}: {why}" for n, why in s["not testable here"].items()]
+    share = "none" if s["win_or_tie"] is None else f"{s['win_or_tie']:.0%}"
+    return [
+        "Peers, `--part peers`: scores are ours less theirs, sizes and latencies theirs over ours.",
+        "",
+        *table(["peer, network", "metric", "ours", "theirs", "apart", "we", "why lost"], rows),
+        "",
+        f"{s['rows']} of {s['of']} rows run: {s['win']} won, {s['tie']} tied, {s['loss']} lost;"
+        f" {share} won or tied (asked 80 %). {_load([r for r in body['peers'] if 'metrics' in r])}",
+        *(["", "Not testable here: " + "; ".join(failed) + "."] if failed else []),
+    ]
+
+
+SHOWN = (
+    "computing cycles",
+    "cycles",
+    "bytes from and to memory",
+    "bytes between buffer and array",
+    "energy",
+)
+
+
+def zigzag(body: dict[str, Any]) -> list[str]:
+    """Accelerator costs beside ZigZag's."""
+    rows: list[list[str]] = []
+    for group in body["summary"]:
+        cells = [group["machine"], group["network"], str(group["different"])]
+        for name in SHOWN:
+            f = group["figures"][name]
+            cells.append(f"{f['over']:.2f} ({f['least']:.2f} to {f['most']:.2f})")
+        rows.append(cells)
+    machines = ", ".join(f"`{n}` ({m['says']})" for n, m in body["machines"].items())
+    return [
+        "## Accelerators beside ZigZag",
+        "",
+        f"`{body['command']}`: our figures over those of zigzag-dse {body['zigzag']}, for the whole"
+        " network and from the least to the most of its different layers. Both sides have the same"
+        f" machine, layers and spatial mapping: {machines}. ZigZag's cycles are the least latency"
+        f" and its bytes and energy the least energy of all orders of {body['factors']} loop"
+        " factors. What differs and why: [cost models](cost-models.md#beside-zigzag). Nothing is"
+        " timed.",
+        "",
+        *table(["machine", "network", "different layers", *SHOWN], rows),
+    ]
+
+
 PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "down": down,
+    "techniques": techniques,
     "native": native,
     "overhead": overhead,
     "hf_coverage": coverage,
+    "zigzag": zigzag,
     "zoo": zoo,
 }
 

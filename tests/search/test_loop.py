@@ -84,6 +84,22 @@ def test_within_five_percent_of_the_best_with_twenty_of_two_hundred(tmp_path, se
     assert GOAL.met(s.best().values)
 
 
+def test_of_very_many_candidates_a_fresh_sample_is_looked_at_each_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr("paredown.search.loop.LOOKED_AT", 40)
+    rng = random.Random(0)
+    table = {c: truth(c, rng) for c in every()}
+    s = search(tmp_path, lambda id, c: Measured(table[c]))
+    looked = [set(s._open())]
+    s.run(more=lambda: True, limit=20)
+    looked.append(set(s._open()))
+    tried = [o.candidate for o in s.outcomes]
+    assert all(len(x) <= 40 for x in looked)
+    assert looked[0] != looked[1]
+    assert len(tried) == len(set(tried)) == 20
+    assert not looked[1] & set(tried)
+    assert GOAL.met(s.best().values)
+
+
 def test_failures_are_recorded_and_the_search_goes_on(tmp_path):
     def measure(id, candidate):
         if candidate.backend == "openvino":

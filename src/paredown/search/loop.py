@@ -6,8 +6,10 @@ region for ever.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,9 @@ SAMPLER_EVERY = 4
 SAMPLER_FROM = 10
 """Trials before the sampler is asked at all: a short search has none to spare."""
 SAMPLER_TRIES = 4
+LOOKED_AT = 8192
+"""Of more candidates than this a fresh sample is predicted each turn: a hundred thousand would take
+seconds, and the best of so many is near the best of all."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ class Search:
     on_trial: Callable[[Outcome], None] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
+    @cached_property
+    def _valid(self) -> frozenset[Candidate]:
+        return frozenset(self.candidates)
+
     def recall(self) -> None:
         """Take in the trials that an earlier run of this search finished, scored by the goal of
         now: a search may be resumed with another budget.
@@ -108,12 +117,11 @@ class Search:
         if not left:
             return None
         if turn >= SAMPLER_FROM and turn % SAMPLER_EVERY == SAMPLER_EVERY - 1:
-            known = set(left)
             for _ in range(SAMPLER_TRIES):
                 id, candidate = self.store.propose()
-                if candidate in known:
+                why = self._why_not(candidate)
+                if why is None:
                     return id, candidate
-                why = "tried before" if candidate in self._tried() else "not a valid combination"
                 self.store.tell(id, "skipped", 0.0, {"reason": why, "proposal": True})
         candidate = self._most_promising(left)
         return self.store.begin(candidate), candidate
@@ -135,9 +143,19 @@ class Search:
         return self.store.begin(opener), opener
 
     def _open(self) -> list[Candidate]:
-        """Candidates not tried yet that the time left allows."""
-        tried = self._tried()
-        return [c for c in self.candidates if c not in tried and self.seconds(c) <= self.left()]
+        """Candidates not tried yet that the time left allows; a sample where there are many."""
+        tried, every = self._tried(), self.candidates
+        if len(every) > LOOKED_AT:
+            every = random.Random(len(self.outcomes)).sample(every, LOOKED_AT)
+        return [c for c in every if c not in tried and self.seconds(c) <= self.left()]
+
+    def _why_not(self, candidate: Candidate) -> str | None:
+        """Why a candidate that was not chosen from the open ones cannot be run, None if it can."""
+        if candidate in self._tried():
+            return "tried before"
+        if candidate not in self._valid:
+            return "not a valid combination"
+        return None if self.seconds(candidate) <= self.left() else "too long for the time left"
 
     def _estimates(self, open: list[Candidate]) -> list[dict[str, Estimate]]:
         """Each candidate's metrics as predicted and corrected so far."""

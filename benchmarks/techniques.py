@@ -1,0 +1,117 @@
+"""`pare down` with this benchmark's families of techniques and without; ours against peers.
+
+    python benchmarks/techniques.py [--part families|peers] [--scale quick] [--networks A,B]
+        [--rows mobile/latency,...] [--minutes 20] --json benchmarks/results/techniques.json
+
+What is run and asked stands in techniques.yaml, written before the first result. Each row is
+written as soon as it is done, and a later run does those that are missing: none of another machine,
+scale or techniques.yaml is taken over. Where a peer cannot be imported or run, its rows say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import technique_check
+import technique_families
+import technique_nets
+import technique_peers
+import torch
+from technique_results import Book, line, peers_summary, read_plan, summary
+
+from paredown.errors import ParedownError
+
+
+def asserted(networks: list[str], plan: dict[str, Any]) -> dict[str, technique_check.Fitness]:
+    """How fit each network is; exits with all that are not."""
+    found = {n: technique_check.fitness(technique_nets.NETWORKS[n]()) for n in networks}
+    why = {n: f.why_not(plan["fit"]) for n, f in found.items()}
+    bad = [f"{n} {w}" for n, w in why.items() if w is not None]
+    if bad:
+        sys.exit("not fit to tell techniques apart: " + "; ".join(bad))
+    return found
+
+
+def names(plan: dict[str, Any], part: str, networks: list[str]) -> list[str]:
+    """All rows of a part, budget by budget or peer by peer."""
+    if part == "families":
+        return [f"{n}/{b}" for b in plan["budgets"] for n in plan["networks"] if n in networks]
+    return [f"{p}/{n}" for p, x in plan["peers"].items() for n in x["networks"] if n in networks]
+
+
+def network_of(part: str, row: str) -> str:
+    return row.split("/")[0 if part == "families" else 1]
+
+
+def run(book: Book, part: str, rows: list[str], row: Callable[[str], dict], minutes: float) -> None:
+    """Every row that is missing, until the minutes are over."""
+    end = time.monotonic() + 60 * minutes
+    left = [r for r in rows if not book.has(part, r)]
+    fit = asserted(sorted({network_of(part, r) for r in left}), book.plan)
+    for name in left:
+        if time.monotonic() > end:
+            print("time is up before", name)
+            return
+        start, load = time.monotonic(), os.getloadavg()[0]
+        try:
+            found = row(name)
+        except ParedownError as e:
+            found = {"failed": f"{type(e).__name__}: {e}"}
+        found |= {
+            "row": name,
+            "scale": book.scale,
+            "plan": book.plan["hash"],
+            "effort": book.plan.get("effort"),
+            "fit": asdict(fit[network_of(part, name)]),
+            "load_before": load,
+            "load_after": os.getloadavg()[0],
+            "seconds": round(time.monotonic() - start, 1),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": " ".join(["python", *sys.argv]),
+        }
+        book.add(part, found)
+        print(line(found), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--part", choices=("families", "peers"), default="families")
+    parser.add_argument("--scale", default="quick", choices=("quick", "full"))
+    parser.add_argument("--networks", help="only these, by commas")
+    parser.add_argument("--rows", help="only these, by commas: NETWORK/BUDGET or PEER/NETWORK")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no row after so many"
+    )
+    parser.add_argument("--real-time", action="store_true", help="time at real-time priority")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    plan = read_plan(options.scale)
+    chosen = options.networks.split(",") if options.networks else list(plan["networks"])
+    rows = names(plan, options.part, chosen)
+    if options.rows:
+        rows = [r for r in rows if r in options.rows.split(",")]
+    book = Book.open(options.json, plan, options.scale)
+    torch.set_num_threads(plan["threads"])
+    part = technique_families if options.part == "families" else technique_peers
+    run(book, options.part, rows, lambda r: part.row(r, plan, options.real_time), options.minutes)
+    book.write()
+    print(
+        summary(book.rows["families"], plan, options.scale)
+        if options.part == "families"
+        else peers_summary(book.rows["peers"], plan)
+    )
+
+
+if __name__ == "__main__":
+    main()
