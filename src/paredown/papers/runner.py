@@ -33,6 +33,7 @@ CARDS = {
     "accllm": "long_context:AccLLMCard",
     "llm-int8": "language:LLMInt8Card",
     "qlora": "adapters:QLoRACard",
+    "mst-bnn": "binary:MstBnnCard",
     "qfx": "fixed_points:QFXCard",
     "quantized-distillation": "quantized_students:QuantizedDistillationCard",
     "maestro-lod": "ranks:MaestroCard",
@@ -89,6 +90,7 @@ CARDS = {
     "cbnet": "early:CBNetCard",
     "dual-complementary-cnn": "pairs:DualCard",
     "acm": "modules:ACMCard",
+    "dit-routing": "routing:TokenRoutingCard",
 }
 
 
