@@ -91,6 +91,7 @@ CARDS = {
     "dual-complementary-cnn": "pairs:DualCard",
     "acm": "modules:ACMCard",
     "dit-routing": "routing:TokenRoutingCard",
+    "bit-level-scaling-vgen": "bit_scaling:BitScalingCard",
 }
 
 

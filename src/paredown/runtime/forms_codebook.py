@@ -26,12 +26,18 @@ def dequantize_codebook(
 ) -> Tensor:
     """Packed codes to a float32 tensor of ``shape``: ``points[code] * span + low`` by bucket.
 
-    ``q`` is flat uint8 with ``8 // bits`` codes to a byte, the first in the lowest bits; ``span``
-    and ``low`` have one entry for each ``bucket`` values, the last one as long as what is left.
+    ``q`` is a flat stream of codes in uint8, the first in the lowest bits; ``span`` and ``low``
+    have one entry for each ``bucket`` values, the last one as long as what is left.
     """
     values = torch.Size(shape).numel()
-    at = torch.arange(0, 8, bits, device=q.device, dtype=torch.uint8)
-    codes = ((q.unsqueeze(-1) >> at) & (2**bits - 1)).flatten()[:values]
+    # Codes that straddle bytes are put together bit by bit.
+    width = bits if 8 % bits == 0 else 1
+    at = torch.arange(0, 8, width, device=q.device, dtype=torch.uint8)
+    codes = ((q.unsqueeze(-1) >> at) & (2**width - 1)).flatten()
+    if width != bits:
+        each = torch.arange(bits, device=q.device, dtype=torch.uint8)
+        codes = (codes[: values * bits].reshape(-1, bits) << each).sum(-1)
+    codes = codes[:values]
     flat = points[codes.to(torch.int64)]
     flat = flat * span.repeat_interleave(bucket)[:values] + low.repeat_interleave(bucket)[:values]
     return flat.reshape(shape)
@@ -45,7 +51,11 @@ def _(
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Flat codes below ``2**bits`` as uint8, ``8 // bits`` to a byte, the first lowest."""
+    """Flat codes below ``2**bits`` as a stream in uint8, the first in the lowest bits."""
+    if 8 % bits:
+        each = torch.arange(bits, device=codes.device, dtype=torch.uint8)
+        single = (codes.reshape(-1, 1).to(torch.uint8) >> each) & 1
+        return pack(single.reshape(-1), 1)
     per = 8 // bits
     padded = F.pad(codes.reshape(-1).to(torch.uint8), (0, -codes.numel() % per)).reshape(-1, per)
     out = padded[:, 0].clone()
@@ -70,8 +80,8 @@ class _Codebook(PackedForm):
         device: torch.device | None,
     ) -> None:
         super().__init__()
-        if bits not in (1, 2, 4, 8) or bucket < 1:
-            raise InputError(f"codes take 1, 2, 4 or 8 bits in buckets, got {bits} and {bucket}")
+        if not 1 <= bits <= 8 or bucket < 1:
+            raise InputError(f"codes take 1 to 8 bits in buckets, got {bits} and {bucket}")
         self.shape, self.bits, self.bucket = tuple(shape), bits, bucket
         values = torch.Size(shape).numel()
         packed = torch.empty(-(-values * bits // 8), dtype=torch.uint8, device=device)

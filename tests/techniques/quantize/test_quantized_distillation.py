@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from paredown import runtime
+from paredown.analysis import formats
 from paredown.errors import InputError
 from paredown.graph.capture import capture
 from paredown.runtime import forms_codebook as fc
 from paredown.techniques.distance import distillation
+from paredown.techniques.quantize import code_points as cp
 from paredown.techniques.quantize import quantized_distillation as qd
 from paredown.techniques.quantize.quantized_distillation import QuantizedDistillation
 from paredown.testing import build
@@ -20,12 +22,12 @@ def done(technique, workload):
     return technique.apply(workload, technique.sites(workload, capture(workload)))
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize(("values", "bucket"), [(1, 4), (3, 2), (63, 17), (256, 256), (600, 256)])
 def test_codes_stand_for_the_projection(bits, values, bucket):
     torch.manual_seed(values)
     weight = torch.randn(values)
-    to = qd.Projected(bits, bucket)
+    to = cp.Projected(bits, bucket)
     codes, points, span, low = to.tables(weight)
     want = to(weight)
     packed = fc.pack(codes, bits)
@@ -37,6 +39,38 @@ def test_codes_stand_for_the_projection(bits, values, bucket):
         assert float(part.min()) == pytest.approx(float(weight[got == part.min()].min()), abs=1e-5)
     steps = span.repeat_interleave(bucket)[:values] / (2**bits - 1)
     assert ((got - weight).abs() <= steps / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("bits", "largest_first"),
+    [
+        (2, [1, 0]),
+        (3, [1, 0.5, 0.25, 0]),
+        (4, [1, 4 / 6, 3 / 6, 2 / 6, 1.5 / 6, 1 / 6, 0.5 / 6, 0]),
+    ],
+)
+def test_float_points_are_the_formats_numbers(bits, largest_first):
+    points = cp.float_points(bits)
+    assert points.numel() == 2**bits
+    assert (2 * points - 1)[-len(largest_first) :].flip(0).tolist() == pytest.approx(largest_first)
+    assert torch.allclose(points, 1 - points.flip(0))
+
+
+def test_float_codes_are_the_nearest_numbers_and_keep_zero():
+    torch.manual_seed(0)
+    weight = torch.randn(600)
+    weight[5] = 0.0
+    got = cp.Projected(4, 256, "float")(weight)
+    assert float(got[5]) == 0.0
+    for part, was in zip(got.split(256), weight.split(256), strict=True):
+        grid = (2 * cp.float_points(4) - 1) * was.abs().max()
+        away = (was[:, None] - grid).abs().amin(1)
+        assert torch.allclose((part - was).abs(), away, atol=1e-6)
+    e2m1 = formats.FORMATS["e2m1"]
+    scale = weight[:256].abs().max() / e2m1.largest
+    off = (e2m1.round(weight[:256] / scale) * scale - got[:256]).abs()
+    # Ties apart, which the format breaks to even.
+    assert (off > 1e-5).sum() == 0
 
 
 def test_the_operator_has_a_fake_and_a_price():
@@ -56,7 +90,7 @@ def test_the_operator_has_a_fake_and_a_price():
 def test_gradients_of_points_are_sums_over_their_weights():
     torch.manual_seed(0)
     weight, x = torch.randn(6, 20), torch.randn(3, 20)
-    to = qd.Points(2, 32, weight)
+    to = cp.Points(2, 32, weight)
     loss = (F.linear(x, to(weight)) ** 2).sum()
     loss.backward()
     codes, _, span, _ = to.tables(weight)
@@ -67,7 +101,7 @@ def test_gradients_of_points_are_sums_over_their_weights():
     assert torch.allclose(to.points.grad.double(), want, rtol=1e-4)
     # each weight stands at the nearest point, whatever order they have come to
     to.points.data = to.points.data.flip(0) * 0.9
-    unit = qd.scaled(weight, 32)[0].reshape(-1)[:120]
+    unit = cp.scaled(weight, 32)[0].reshape(-1)[:120]
     nearest = (unit[:, None] - to.points.detach()).abs().argmin(1)
     assert torch.equal(to.tables(weight)[0].long(), nearest)
 
@@ -128,6 +162,13 @@ def test_it_says_where_it_cannot():
     assert "less than their codes" in found.refused["0:weight"]
     workload.training = None
     assert not QuantizedDistillation().sites(workload, capture(workload)).ok
-    for wrong in ({"bits": 3}, {"method": "no"}, {"bucket": 1}, {"lr": 0.0}, {"steps": -1}):
+    for wrong in (
+        {"bits": 9},
+        {"distance": "no"},
+        {"method": "no"},
+        {"bucket": 1},
+        {"lr": 0.0},
+        {"steps": -1},
+    ):
         with pytest.raises(InputError):
             QuantizedDistillation(**wrong)

@@ -8,6 +8,10 @@ scaled values, are learned, each from the weights nearest to it. The student's l
 softened divergence from the original (T = 2) and 0.3 of the task's. A smaller student is cut first:
 the recipe's earlier steps make it, the teacher is the network as it was given.
 
+After Ding et al. 2025 (arXiv:2501.06218) ``distance=topkld`` takes TopKLD (`distill.topkld`) in the
+softened divergence's place, for networks that choose from a vocabulary, and ``grid=float`` the
+numbers of a small float as points.
+
 Deviations: AdamW under a cosine (`techniques.recover`) where they have SGD; rounding is to nearest
 alone; the same bits for all tensors; norms, biases and layers left out stay floats and are trained
 (with ``points`` they rest); no Huffman coding.
@@ -22,7 +26,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from paredown.editing import Editor
@@ -41,7 +45,9 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.distill.topkld import towards
 from paredown.techniques.gradients import without_gradient
+from paredown.techniques.quantize.code_points import Points, Projected
 from paredown.techniques.quantize.common import (
     Usage,
     dtype_name,
@@ -53,6 +59,8 @@ from paredown.techniques.recover import Plan, snapshot, train
 from paredown.workload import Workload, share
 
 METHODS = ("weights", "points")
+DISTANCES = ("softened", "topkld")
+GRIDS = ("even", "float")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class QuantizedDistillation(Rewrite):
     # The search takes whatever trains for a recovery after cuts: this is for recipes.
     maturity: ClassVar[Any] = "study"
 
-    bits: Annotated[int, Choice(4, 2, 8), "bits of a weight"] = 4
+    bits: Annotated[int, Choice(4, 2, 3, 8), "bits of a weight"] = 4
     method: Annotated[str, Choice(*METHODS), "what is trained: the weights, or their points"] = (
         "weights"
     )
@@ -78,12 +86,21 @@ class QuantizedDistillation(Rewrite):
     lr: Annotated[float, Range(1e-5, 1e-2, log=True), "peak learning rate"] = 1e-3
     task: Annotated[float, Choice(0.0, 0.3, 1.0), "weight of the data's own loss"] = 0.3
     seed: Annotated[int, "order of data and dropout"] = 0
+    distance: Annotated[str, Choice(*DISTANCES), "divergence from the original"] = "softened"
+    top: Annotated[int, "topkld: most probable outputs that are taken in reverse"] = 1
+    grid: Annotated[str, Choice(*GRIDS), "points of trained weights: evenly spaced, or floats"] = (
+        "even"
+    )
 
     def __post_init__(self) -> None:
-        if self.bits not in (1, 2, 4, 8) or self.bucket < 2:
-            raise InputError("bits must be 1, 2, 4 or 8, bucket at least 2")
+        if not 1 <= self.bits <= 8 or self.bucket < 2:
+            raise InputError("bits must be 1 to 8, bucket at least 2")
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r}: one of {', '.join(METHODS)}")
+        if self.distance not in DISTANCES or self.top < 0:
+            raise InputError(f"distance is one of {', '.join(DISTANCES)}, top at least 0")
+        if self.grid not in GRIDS or (self.grid == "float" and self.bits < 2):
+            raise InputError(f"grid is one of {', '.join(GRIDS)}, and a float has 2 bits or more")
         self._plan()
 
     def _plan(self) -> Plan:
@@ -122,13 +139,15 @@ class QuantizedDistillation(Rewrite):
         for name, path in at:
             own, layer = self.at(sites, name), model.get_submodule(path)
             weight: Any = layer.weight
-            to = Projected(own.bits, own.bucket)
+            to = Projected(own.bits, own.bucket, own.grid)
             if self.method == "points":
                 to = Points(own.bits, own.bucket, weight.detach())
             parametrize.register_parametrization(layer, "weight", to)
         values: dict[str, Any] = {"steps": 0, "ended": "no steps asked"}
         if self.steps:
             teacher = share(workload.model if workload.original is None else workload.original)
+            if self.distance == "topkld":
+                data, teacher = towards(data, teacher, self.top, self.task), None
             done = train(model, teacher, data, self._plan(), evaluate=workload.evaluate)
             values = done.values()
         before = snapshot(workload.model)
@@ -189,69 +208,3 @@ def coded(old: Any, bits: int, bucket: int) -> CodebookLinear | CodebookConv:
     if old.bias is not None:
         new.bias = nn.Parameter(old.bias.detach(), requires_grad=False)
     return new
-
-
-def scaled(weight: Tensor, bucket: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``(values in 0 .. 1, span, low)`` by bucket: ``(buckets, bucket)``, ``(buckets, 1)`` twice.
-
-    The last bucket is filled up with the last value; a bucket of equal values has span 1.
-    """
-    flat = weight.detach().reshape(-1).float()
-    flat = torch.cat([flat, flat[-1:].expand(-flat.numel() % bucket)]).reshape(-1, bucket)
-    low = flat.amin(1, keepdim=True)
-    span = flat.amax(1, keepdim=True) - low
-    span = torch.where(span > 0, span, torch.ones_like(span))
-    return (flat - low) / span, span, low
-
-
-class Projected(nn.Module):
-    """Weights on evenly spaced points of their buckets, the gradient passed straight through."""
-
-    def __init__(self, bits: int, bucket: int) -> None:
-        super().__init__()
-        self.bits, self.bucket = bits, bucket
-
-    def tables(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Flat codes, the points, span and low of each bucket."""
-        unit, span, low = scaled(weight, self.bucket)
-        codes = torch.round(unit * (2**self.bits - 1)).to(torch.uint8)
-        points = torch.linspace(0, 1, 2**self.bits)
-        return codes.reshape(-1)[: weight.numel()], points, span[:, 0], low[:, 0]
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The projection, of the weight's shape."""
-        codes, points, span, low = self.tables(weight)
-        return weight + (values(codes, points, span, low, self.bucket, weight) - weight).detach()
-
-
-class Points(nn.Module):
-    """Weights that rest, each at the nearest of the points that are trained."""
-
-    def __init__(self, bits: int, bucket: int, weight: Tensor) -> None:
-        super().__init__()
-        self.bits, self.bucket = bits, bucket
-        unit = scaled(weight, bucket)[0].reshape(-1)[: weight.numel()].sort().values
-        at = torch.linspace(0, unit.numel() - 1, 2**bits).round().long()
-        self.points = nn.Parameter(unit[at].clone())
-
-    def tables(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Flat codes, the points, span and low of each bucket."""
-        unit, span, low = scaled(weight, self.bucket)
-        ordered, places = self.points.detach().sort()
-        nearest = torch.bucketize(unit.reshape(-1), (ordered[1:] + ordered[:-1]) / 2)
-        codes = places[nearest][: weight.numel()].to(torch.uint8)
-        return codes, self.points.detach().clone(), span[:, 0], low[:, 0]
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The points that weights stand at, of the weight's shape; gradients reach the points."""
-        codes, _, span, low = self.tables(weight)
-        return values(codes, self.points, span, low, self.bucket, weight)
-
-
-def values(
-    codes: Tensor, points: Tensor, span: Tensor, low: Tensor, bucket: int, like: Tensor
-) -> Tensor:
-    """``points[code] * span + low`` of flat codes, in the shape and dtype of ``like``."""
-    n = codes.numel()
-    flat = points[codes.to(torch.int64)] * span.repeat_interleave(bucket)[:n]
-    return (flat + low.repeat_interleave(bucket)[:n]).reshape(like.shape).to(like.dtype)
