@@ -82,10 +82,11 @@ def split_rows(s: Schedule) -> None:
 
 
 def strips(s: Schedule) -> None:
-    o, i = s.split("t0", "i3", 3)
-    s.reorder("t0", "i0", "i1", "i2", o, "r0", "r1", "r2", i)
-    s.unroll("t0", "r2")
-    s.vectorize("t0", i)
+    s.inline("t0")  # the frame
+    o, i = s.split("t1", "i3", 3)
+    s.reorder("t1", "i0", "i1", "i2", o, "r0", "r1", "r2", i)
+    s.unroll("t1", "r2")
+    s.vectorize("t1", i)
 
 
 CASES: list[tuple[Callable[[], Operator], Callable[[Schedule], None]]] = [

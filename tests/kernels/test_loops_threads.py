@@ -98,13 +98,14 @@ def convolution() -> Operator:
 
 
 def halos(s: Schedule) -> None:
-    s.bind("t0", "i1", "blockIdx.x")
-    o, i = s.split("t0", "i3", 4)
-    s.bind("t0", o, "blockIdx.y")
-    s.bind("t0", i, "threadIdx.x")
-    s.bind("t0", "i2", "threadIdx.y")
-    s.cache("t0", "x", "r0")
-    s.cache("t0", "w", "r0")
+    s.inline("t0")  # the frame
+    s.bind("t1", "i1", "blockIdx.x")
+    o, i = s.split("t1", "i3", 4)
+    s.bind("t1", o, "blockIdx.y")
+    s.bind("t1", i, "threadIdx.x")
+    s.bind("t1", "i2", "threadIdx.y")
+    s.cache("t1", "x", "r0")
+    s.cache("t1", "w", "r0")
 
 
 def softmax() -> Operator:

@@ -113,31 +113,33 @@ def conv2d(
     rows = (height + 2 * padding - dilation * (kh - 1) - 1) // stride + 1
     columns = (width + 2 * padding - dilation * (kw - 1) - 1) // stride + 1
 
+    x = padded(b, x, padding, 0.0)
+
     def value(*axes: Expr) -> Expr:
         image, o, i, j, c, p, q = axes
         channel = c if groups == 1 else o // (out // groups) * per + c
-        at = (
-            image,
-            channel,
-            i * stride + p * dilation - padding,
-            j * stride + q * dilation - padding,
-        )
-        return inside(x, at, 0.0, padded=bool(padding)) * weight[o, c, p, q]
+        at = image, channel, i * stride + p * dilation, j * stride + q * dilation
+        return x[at] * weight[o, c, p, q]
 
     return b.over((n, out, rows, columns), (per, kh, kw), value)
 
 
-def inside(x: Tensor, at: tuple[Expr, Expr, Expr, Expr], outside: float, *, padded: bool) -> Expr:
-    """An element of an image, or ``outside`` of it."""
-    if not padded:
-        return x[at]
-    _, _, row, column = at
-    within = binary(
-        "&&",
-        binary("&&", row >= 0, row < x.shape[2]),
-        binary("&&", column >= 0, column < x.shape[3]),
-    )
-    return Select(within, x[at], Const(outside))
+def padded(b: Builder, x: Tensor, padding: int, outside: float) -> Tensor:
+    """An image with a frame of one value; the image itself without one."""
+    if not padding:
+        return x
+    n, channels, height, width = x.shape
+
+    def value(image: Expr, c: Expr, i: Expr, j: Expr) -> Expr:
+        row, column = i - padding, j - padding
+        within = binary(
+            "&&",
+            binary("&&", row >= 0, row < height),
+            binary("&&", column >= 0, column < width),
+        )
+        return Select(within, x[image, c, row, column], Const(outside))
+
+    return b.each((n, channels, height + 2 * padding, width + 2 * padding), value)
 
 
 def pool2d(b: Builder, x: Tensor, size: int, stride: int, padding: int, combine: str) -> Tensor:
@@ -147,10 +149,11 @@ def pool2d(b: Builder, x: Tensor, size: int, stride: int, padding: int, combine:
         raise InputError("means of padded windows are not written")
     rows, columns = ((d + 2 * padding - size) // stride + 1 for d in (height, width))
 
+    x = padded(b, x, padding, LOWEST)
+
     def value(*axes: Expr) -> Expr:
         image, c, i, j, p, q = axes
-        at = image, c, i * stride + p - padding, j * stride + q - padding
-        return inside(x, at, LOWEST, padded=bool(padding))
+        return x[image, c, i * stride + p, j * stride + q]
 
     def finish(acc: Expr) -> Expr:
         return acc * (1 / size**2) if combine == "sum" else acc

@@ -31,6 +31,8 @@ from paredown.kernels.loops.stmt import (
 
 SHARED_BYTES = 48 * 1024
 """Shared memory of a block that every CUDA device has."""
+LOCAL_BYTES = 256 * 1024
+"""Local arrays of one function at most: they lie on the stack, of any thread."""
 THREADS = 1024
 """Threads of a block at most."""
 
@@ -113,10 +115,11 @@ def _group(
         body = (*body, *nest.body())
         fresh.add(s.name)
     if not threads:
+        _fits(first, body, "local", LOCAL_BYTES)
         for n, leaf in reversed(list(enumerate(shared))):
             body = loop(f"g{n}", leaf.extent, body, leaf.kind)
         return body, None, None
-    _fits(first, body)
+    _fits(first, body, "shared", SHARED_BYTES)
     return body, grid, block
 
 
@@ -141,8 +144,8 @@ def _guards(
     return [Var(i) < own.get(i, 1) for i, n in sizes.items() if own.get(i, 1) < n]
 
 
-def _fits(name: str, body: Body) -> None:
-    found = [s for s in statements(body) if isinstance(s, Allocate) and s.scope == "shared"]
+def _fits(name: str, body: Body, scope: str, limit: int) -> None:
+    found = [s for s in statements(body) if isinstance(s, Allocate) and s.scope == scope]
     size = 4 * sum(s.size for s in found)
-    if size > SHARED_BYTES:
-        raise InputError(f"{name}: {size} bytes of shared memory, a block has {SHARED_BYTES}")
+    if size > limit:
+        raise InputError(f"{name}: {size} bytes in {scope} arrays, at most {limit}")
