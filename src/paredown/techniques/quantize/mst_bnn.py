@@ -13,7 +13,8 @@ never negative; scales and offsets are trained; one centre for each layer, the m
 channels' signs (more centres make trees longer: the paper's table A1); padding counts as +1.
 Cost law: a weight takes a bit as it is held and run (XNOR and popcount on packed words, exact
 integers); in a file a layer takes ``n`` bits and its differences' codes. Random signs of 128 x 576
-already need 2.2 times fewer bit products than all. Limits: linears and convolutions without groups;
+already need 2.2 times fewer bit products than all. No time is claimed: on a CPU the order of the
+tree pays only in bit slices and for short trees of wide layers (`runtime.binary.Along`). Limits: linears and convolutions without groups;
 the first and the last layer stay as they are unless ``ends``; signs cost accuracy, so training is
 long and the search does not choose it: it is for recipes. No backend but torch runs it.
 """
@@ -67,11 +68,12 @@ class MSTBNN(Rewrite):
     maturity: ClassVar[Any] = "study"
 
     strength: Annotated[
-        float, Choice(1e-5, 0.0, 1e-6, 1e-4), "weight of the distances to the centre (lambda)"
-    ] = 1e-5
+        float, Choice(2e-5, 0.0, 5e-6, 1e-4), "weight of the distances to the centre (lambda)"
+    ] = 2e-5
     ends: Annotated[bool, "the first and the last layer too"] = False
     steps: Annotated[int, Choice(1000, 300, 3000), "training steps at most"] = 1000
-    lr: Annotated[float, Range(1e-5, 1e-2, log=True), "peak learning rate"] = 1e-3
+    # A sign changes only once its float has crossed zero: small rates change none.
+    lr: Annotated[float, Range(1e-5, 3e-2, log=True), "peak learning rate"] = 1e-2
     task: Annotated[float, Choice(0.5, 0.0, 1.0), "weight of the data's own loss"] = 0.5
     seed: Annotated[int, "order of data and dropout"] = 0
 
