@@ -2,6 +2,7 @@
 
     python benchmarks/zoo.py [--only resnet50,vit-s] [--skip dico-h,maxim-m3] [--most 150]
         [--backend openvino] [--seconds 2] [--minutes 30] [--json benchmarks/results/zoo.json]
+        [--predict-only]
 
 Latency (batch 1, the paper's input, untrained fp32 weights), peak memory, parameters, MACs and the
 latency predicted for this machine. The backend's outputs are compared with eager before its time
@@ -9,20 +10,25 @@ counts. One network after the other, each in a process of its own: first the sma
 paper, then the others. The file is written after each, so a run that is stopped (or out of
 ``--minutes``) is gone on with by the next. Networks that are left out are rows with their reason.
 Run it on a quiet machine; on a busy one ``--untimed`` writes what does not depend on the load, and
-a later run adds the latencies.
+a later run adds the latencies. ``--predict-only`` prices the rows that are there with this
+machine's calibration as it is now (run `pare calibrate --deep` first: without it a price knows one
+share of the peak for each kind of operator) and leaves what was measured alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from paredown import zoo
+from paredown import device, zoo
+from paredown.device import Device
 from paredown.errors import ParedownError
 from paredown.files import write_text
 from paredown.result import ZooRow
@@ -52,7 +58,6 @@ def predicted(name: str, backend: str) -> dict[str, Any]:
     """The latency that our cost model gives this machine, from shapes alone."""
     import torch
 
-    from paredown import device
     from paredown.cost.price import price
     from paredown.graph.capture import capture
     from paredown.workload import Workload
@@ -60,7 +65,36 @@ def predicted(name: str, backend: str) -> dict[str, Any]:
     with torch.device("meta"):
         model = zoo.create(name).eval()
     graph = capture(Workload(model, zoo.example(name), name=name))
-    return price(graph, device.load("this"), backend=backend).latency.model_dump(mode="json")
+    return price(graph, machine(), backend=backend).latency.model_dump(mode="json")
+
+
+@lru_cache(maxsize=1)
+def machine() -> Device:
+    """This machine as it is calibrated, read once."""
+    return device.load("this")
+
+
+def priced_with(backend: str) -> str:
+    """What prices come from: ``learned`` or ``shares``, and a digest of the calibration."""
+    learned = machine().learned
+    kind = "learned" if learned is not None and backend in learned.backends() else "shares"
+    told = machine().model_dump_json() + (learned.model_dump_json() if learned else "")
+    return f"{kind} {hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+
+def priced_anew(doc: dict[str, Any], path: Path, minutes: float | None) -> None:
+    """Predict every row again that another calibration predicted, the smallest network first."""
+    start, source = time.monotonic(), priced_with(doc["backend"])
+    for row in sorted(doc["rows"], key=lambda r: r["macs"]):
+        if "predicted" not in row or row.get("priced_with") == source:
+            continue
+        if minutes is not None and time.monotonic() - start > 60 * minutes:
+            print(f"{minutes:g} minutes are over; run again to go on", file=sys.stderr)
+            return
+        row["predicted"] = predicted(row["name"], doc["backend"])
+        row["priced_with"] = source
+        write_text(path, json.dumps(doc, indent=1) + "\n")
+        print(row["name"], f"{1e3 * (row['predicted']['value'] or 0):.2f} ms", flush=True)
 
 
 def timed(name: str, backend: str, threads: int, seconds: float) -> tuple[Any, int | None]:
@@ -102,6 +136,7 @@ def measured(row: ZooRow, asked: argparse.Namespace, jobs: Any) -> dict[str, Any
         **row.model_dump(mode="json"),
         "peak_memory": peak.model_dump(mode="json"),
         "predicted": predicted(name, backend),
+        "priced_with": priced_with(backend),
     }
     if found is None:
         return told
@@ -168,6 +203,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", default="eager")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing per network")
     parser.add_argument("--untimed", action="store_true", help="no latency: the machine is busy")
+    parser.add_argument("--predict-only", action="store_true", help="price anew, measure nothing")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one network")
     parser.add_argument("--minutes", type=float, help="begin no network after so many")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -191,6 +227,10 @@ def main() -> int:
         if any(doc[k] != v for k, v in setup.items()):
             print(f"{asked.json} is of another backend or thread count", file=sys.stderr)
             return 2
+    if asked.predict_only:
+        priced_anew(doc, asked.json, asked.minutes)
+        print(table([r for r in doc["rows"] if r["name"] in names]))
+        return 0
     doc["fingerprint"] = fingerprint().model_dump(mode="json")
     needed = "predicted" if asked.untimed else "latency"
     done = {r["name"] for r in doc["rows"] if needed in r}

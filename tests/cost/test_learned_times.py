@@ -11,8 +11,8 @@ from torch import nn
 
 from paredown.cost.describe import describe, pooled
 from paredown.cost.execution import plan
-from paredown.cost.learned import curve_of, factors, log_factor
-from paredown.cost.price import bound_s, price
+from paredown.cost.learned import PARTS, WEIGHTS_FAR, curve_of, log_factor, times
+from paredown.cost.price import FRESH_BYTES, FRESH_BYTES_S, parts_of, price
 from paredown.device import Device, Level
 from paredown.device.learned import Curve, Learned
 from paredown.graph.capture import capture
@@ -42,8 +42,10 @@ def described(graph: Graph) -> list[tuple[str, tuple[float, ...]]]:
 
 def constant(factor: float, length: int, error: float = 0.1) -> Curve:
     return Curve(
+        parts=(1.0,) * PARTS,
         scales=(1.0,) * length, low=(0.0,) * length, high=(30.0,) * length,
-        points=((0.0,) * length,), weights=(0.0,), mean=math.log(factor), error=error, samples=9,
+        points=((0.0,) * length,), weights=(0.0,), mean=math.log(factor), least=-9.0,
+        most=9.0, error=error, samples=9,
     )  # fmt: skip
 
 
@@ -82,23 +84,54 @@ def test_a_group_falls_back_to_its_kind() -> None:
     assert curve_of(learned, "openvino", "elementwise:gelu/float32") is None
 
 
+def target(values: tuple[float, ...], log_of_time: float) -> curves.Target:
+    """An operator whose analytical time is a second of arithmetic."""
+    return curves.Target(values, arithmetic(1.0), math.exp(log_of_time))
+
+
+def arithmetic(seconds: float) -> tuple[float, ...]:
+    return (seconds, *[0.0] * (PARTS - 1))
+
+
+def predicted_log(curve: Curve, values: list[tuple[float, ...]]) -> list[float]:
+    return [math.log(curve.parts[0]) + float(v) for v in log_factor(curve, values)]
+
+
 def test_a_fitted_curve_interpolates_and_keeps_its_edge_beyond() -> None:
     rng = np.random.default_rng(0)
     sizes = rng.uniform(4, 16, size=(60, 2))
-    targets = [(tuple(s), 0.1 * s[0] - 0.05 * s[1]) for s in sizes.tolist()]
-    curve = curves.fit(targets)
-    inside = [(8.0, 9.0), (5.0, 15.0)]
+    curve = curves.fit([target(tuple(s), 0.1 * s[0] - 0.05 * s[1]) for s in sizes.tolist()])
+    inside = [(8.0, 9.0), (9.0, 11.0)]
     truth = [0.1 * a - 0.05 * b for a, b in inside]
-    assert log_factor(curve, inside) == pytest.approx(truth, abs=0.02)
+    assert predicted_log(curve, inside) == pytest.approx(truth, abs=0.02)
     assert curve.error < 0.02
     edge, beyond = log_factor(curve, [(curve.high[0], 9.0), (40.0, 9.0)])
     assert edge == beyond
 
 
 def test_a_preempted_run_does_not_bend_a_curve() -> None:
-    targets = [((float(v),), 0.5) for v in np.linspace(3, 12, 24)]
-    targets[11] = (targets[11][0], 5.0)
-    assert log_factor(curves.fit(targets), [(targets[11][0][0],)]) == pytest.approx([0.5], abs=0.05)
+    sizes = [(float(v),) for v in np.linspace(3, 12, 24)]
+    targets = [target(v, 5.0 if i == 11 else 0.5) for i, v in enumerate(sizes)]
+    assert predicted_log(curves.fit(targets), [sizes[11]]) == pytest.approx([0.5], abs=0.05)
+
+
+def test_parts_are_weighed_as_the_machine_takes_them() -> None:
+    # Products that reach two thirds of the peak and wait for half of what they write.
+    rng = np.random.default_rng(1)
+    parts = rng.lognormal(-9, 1.5, size=(80, PARTS))
+    truth = np.array([1.5, 1.0, 1.2, 0.0, 0.5, 2.0, 1.0, 0.7, 3.0])
+    taken = parts @ truth * rng.lognormal(0, 0.03, size=80)
+    taken[7] *= 20  # a preempted run
+    found = curves.weigh(parts, taken)
+    assert found.min() >= 0
+    assert found == pytest.approx(truth, abs=0.2)
+
+
+def test_parts_that_nothing_tells_apart_share_one_factor() -> None:
+    parts = np.outer(np.linspace(1, 2, 12), [1.0, 0.0, 0.0, 1.0, *[0.0] * (PARTS - 4)]) * 1e-5
+    found = curves.weigh(parts, 3 * parts.sum(1)).tolist()
+    assert found.pop(WEIGHTS_FAR) == pytest.approx(1.0)
+    assert found == pytest.approx([3.0] * (PARTS - 1), rel=0.05)
 
 
 def rows_of(law: dict[str, float], run_s: float) -> list[curves.Row]:
@@ -106,10 +139,11 @@ def rows_of(law: dict[str, float], run_s: float) -> list[curves.Row]:
     rows: list[curves.Row] = []
     for i in range(12):
         size = 8.0 + i / 2
-        add = ["elementwise", "elementwise:add/float32", [size, 2.0, 0.0, 1.0], 1e-6 * (i + 1)]
-        conv = ["conv", "conv/float32", [size] * 8, 1e-5 * (i + 1)]
+        add = ["elementwise", "elementwise:add/float32", [size, 2.0, 0.0, 1.0],
+               [0.0, *arithmetic(1e-6 * (i + 1))[:-1]]]  # fmt: skip
+        conv = ["conv", "conv/float32", [size] * 8, list(arithmetic(1e-5 * (i + 1)))]
         for kind, parts in (("pointwise", [add] * 6), ("conv", [conv, conv, add])):
-            taken = run_s + sum(law[p[0]] * p[3] for p in parts)
+            taken = run_s + sum(law[p[0]] * sum(p[3]) for p in parts)
             rows.append(
                 {"backend": "eager", "kind": kind, "seconds": taken, "views": 0, "parts": parts}
             )
@@ -120,27 +154,82 @@ def test_a_chain_is_shared_out_among_what_it_is_about() -> None:
     law = {"elementwise": 1.5, "conv": 3.0}
     learned = curves.learn(rows_of(law, 2e-6), {"eager": 2e-6})
     conv = learned.curves["eager/conv/float32"]
-    assert math.exp(log_factor(conv, [(9.0,) * 8])[0]) == pytest.approx(3.0, rel=0.01)
+    factor = math.exp(log_factor(conv, [(9.0,) * 8])[0])
+    assert factor * conv.parts[0] == pytest.approx(3.0, rel=0.01)
     add = learned.curves["eager/elementwise/float32"]
-    assert math.exp(log_factor(add, [(9.0, 2.0, 0.0, 1.0)])[0]) == pytest.approx(1.5, rel=0.01)
+    factor = math.exp(log_factor(add, [(9.0, 2.0, 0.0, 1.0)])[0])
+    assert factor * add.parts[1] == pytest.approx(1.5, rel=0.01)
 
 
 def test_mixed_networks_give_what_operators_take_beside_each_other() -> None:
     law = {"elementwise": 1.5, "conv": 3.0}
+    beside = {"elementwise": 1.4, "conv": 1.1}
     rows = rows_of(law, 0.0)
-    for row in [r for r in rows if r["kind"] == "conv"]:
-        parts = row["parts"] * 3
-        warm = sum(law[p[0]] * p[3] for p in parts)
-        rows.append({**row, "kind": "mixed", "parts": parts, "seconds": 1.2 * warm + 9 * 4e-6})
+    for i, row in enumerate([r for r in rows if r["kind"] == "conv"]):
+        conv, add = row["parts"][0], row["parts"][2]
+        parts = [conv] * 4 + [add] * (10 * (i % 4))
+        taken = sum(beside[p[0]] * law[p[0]] * sum(p[3]) for p in parts)
+        rows.append({**row, "kind": "mixed", "parts": parts, "seconds": taken})
     glue = curves.learn(rows, {"eager": 0.0}).glue_s
-    assert glue["eager/factor"] == pytest.approx(1.2, abs=0.02)
-    assert glue["eager/call"] == pytest.approx(4e-6, rel=0.1)
+    # Convolutions are all arithmetic here, what is pointwise is none.
+    assert glue["eager/arithmetic"] == pytest.approx(1.1, abs=0.03)
+    assert glue["eager/factor"] == pytest.approx(1.4, abs=0.1)
 
 
-def test_price_multiplies_the_bound_and_says_its_error() -> None:
+def test_the_parts_of_a_product_are_its_arithmetic_bytes_and_call() -> None:
+    graph = graph_of(nn.Linear(64, 32, bias=False), 16, 64)
+    found = parts_of(plan(graph, "eager")[0], graph, DEVICE, "eager")
+    numbers = [16 * 64 * 32 / 1e11, 0.0, *(4 * n / 1e10 for n in (64 * 32, 16 * 64, 16 * 32))]
+    # All memory is near: nothing waits for a farther level.
+    assert found == pytest.approx((*numbers, 0.0, 0.0, 0.0, 1e-6))
+
+
+def test_weights_in_a_far_level_wait_unless_arithmetic_hides_them() -> None:
+    near = Level(name="L1", capacity_bytes=1 << 12, read_bytes_s=1e11)
+    box = DEVICE.model_copy(update={"levels": (near, *DEVICE.levels)})
+
+    def waits(rows: int) -> float:
+        graph = graph_of(nn.Linear(64, 64, bias=False), rows, 64)
+        return parts_of(plan(graph, "eager")[0], graph, box, "eager")[WEIGHTS_FAR]
+
+    weights = 4 * 64 * 64
+    assert waits(1) == pytest.approx(weights / 1e10 - weights / 1e11)
+    assert waits(20) == pytest.approx(weights / 1e10 - 20 * 64 * 64 / 1e11)
+    assert waits(4096) == 0.0
+
+
+def test_results_that_an_allocator_gives_back_are_new_pages() -> None:
+    def fresh(elements: int) -> float:
+        graph = graph_of(nn.ReLU(), elements)
+        return parts_of(plan(graph, "eager")[0], graph, DEVICE, "eager")[7]
+
+    assert fresh(FRESH_BYTES // 4) == 0.0
+    assert fresh(FRESH_BYTES // 4 + 1) == pytest.approx((FRESH_BYTES + 4) / FRESH_BYTES_S)
+
+
+def test_what_is_no_arithmetic_takes_longer_where_nothing_is_warm() -> None:
+    graph = graph_of(nn.Linear(64, 64), 32, 64)
+    curve = {"eager/linear/float32": constant(3.0, 6)}
+    parts = parts_of(plan(graph, "eager")[0], graph, DEVICE, "eager")
+
+    def seconds(**glue: float) -> float:
+        known = Learned(curves=curve, glue_s={f"eager/{k}": v for k, v in glue.items()})
+        return price(graph, DEVICE.model_copy(update={"learned": known})).costs[0].seconds
+
+    assert seconds() == pytest.approx(3 * sum(parts))
+    assert seconds(factor=1.5) == pytest.approx(3 * parts[0] + 4.5 * sum(parts[1:]))
+    assert seconds(arithmetic=2.0, call=1e-6) == pytest.approx(3 * parts[0] + 3 * sum(parts) + 1e-6)
+
+
+def test_a_factor_stays_within_what_was_seen() -> None:
+    curve = constant(3.0, 6).model_copy(update={"most": math.log(2.0)})
+    assert log_factor(curve, [(0.0,) * 6]) == pytest.approx([math.log(2.0)])
+
+
+def test_price_weighs_the_parts_and_says_its_error() -> None:
     graph = graph_of(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), 32, 64)
     run = plan(graph, "eager")[0]
-    bound = bound_s(run, graph, DEVICE, "eager")
+    bound = sum(parts_of(run, graph, DEVICE, "eager"))
     learned = Learned(curves={"eager/linear/float32": constant(3.0, 6, error=0.2)})
     priced = price(graph, DEVICE.model_copy(update={"learned": learned}), backend="eager")
     assert [c.seconds for c in priced.costs] == pytest.approx([3 * bound] * 2)
@@ -165,6 +254,9 @@ def test_equal_operators_are_predicted_once() -> None:
         plan(graph_of(nn.Linear(8, 8), 4, 8), "eager")[0], graph_of(nn.Linear(8, 8), 4, 8)
     )
     learned = Learned(curves={"eager/linear/float32": constant(2.0, 6)})
-    found = factors(learned, "eager", [one, None, one])
+    parts = (1e-6, 0.0, 2e-6, *[0.0] * (PARTS - 4), 1e-6)
+    found = times(learned, "eager", [one, None, one], [parts] * 3)
     assert found[1] is None
-    assert found[0] == found[2] == (pytest.approx(2.0), 0.1)
+    assert found[0] is not None
+    assert found[0] == found[2]
+    assert (found[0].seconds, found[0].arithmetic) == pytest.approx((8e-6, 2e-6))

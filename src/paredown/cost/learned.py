@@ -1,13 +1,15 @@
-"""Times of operators from learned utilisation: analytical bound times what a backend makes of it.
+"""Times of operators from learned utilisation: analytical parts times what a backend makes of it.
 
-    seconds = max(floor, bound * exp(f(log sizes)))
+    seconds = max(floor, sum(weights * parts) * exp(f(log sizes)))
 
-``bound`` is the roofline of the operator plus what a call costs, ``f`` the curve of its group
-(`device.learned`), ``floor`` its arithmetic at the peak alone: utilisation never exceeds 1.
+``parts`` are the operator's arithmetic, bytes and call (`cost.price.parts`), weighed for its group,
+``f`` the curve of the group (`device.learned`), ``floor`` its arithmetic at the peak alone:
+utilisation never exceeds 1.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,45 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Array = NDArray[np.float64]
+PARTS = 9
+"""Parts of an operator's analytical time (`cost.price.parts`)."""
+WEIGHTS_FAR = 6
+"""Which of them is the wait for weights in a far level."""
+ARITHMETIC = 0
+"""Which is arithmetic at the peak."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a curve says of an operator: seconds, those of its arithmetic, relative error."""
+
+    seconds: float
+    arithmetic: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Glue:
+    """What operators take beside each other (`device.learned.Learned`); neutral where unknown."""
+
+    run: float = 0.0
+    arithmetic: float = 1.0
+    factor: float = 1.0
+    call: float = 0.0
+    view: float = 0.0
+
+    @classmethod
+    def of(cls, learned: Learned, backend: str) -> Glue:
+        """That of a backend."""
+        start = f"{backend}/"
+        return cls(
+            **{k.removeprefix(start): v for k, v in learned.glue_s.items() if k.startswith(start)}
+        )
+
+    def beside(self, known: Known) -> float:
+        """Seconds of an operator among others, its call left out."""
+        rest = known.seconds - known.arithmetic
+        return self.arithmetic * known.arithmetic + self.factor * rest
 
 
 def matern(a: Array, b: Array) -> Array:
@@ -30,10 +71,11 @@ def matern(a: Array, b: Array) -> Array:
 
 
 def log_factor(curve: Curve, values: Sequence[tuple[float, ...]]) -> Array:
-    """``log(time / bound)`` at each row of values."""
+    """``log(time / weighed parts)`` at each row of values."""
     scales = np.asarray(curve.scales)
     x = np.clip(np.asarray(values, float), curve.low, curve.high) / scales
-    return curve.mean + matern(x, np.asarray(curve.points) / scales) @ np.asarray(curve.weights)
+    found = curve.mean + matern(x, np.asarray(curve.points) / scales) @ np.asarray(curve.weights)
+    return np.clip(found, curve.least, curve.most)
 
 
 def curve_of(learned: Learned, backend: str, group: str) -> tuple[str, Curve] | None:
@@ -44,11 +86,17 @@ def curve_of(learned: Learned, backend: str, group: str) -> tuple[str, Curve] | 
     return None
 
 
-def factors(
-    learned: Learned, backend: str, described: Sequence[Described | None]
-) -> list[tuple[float, float] | None]:
-    """``(time / bound, relative error)`` for each description, None where nothing was learned."""
-    found: list[tuple[float, float] | None] = [None] * len(described)
+def times(
+    learned: Learned,
+    backend: str,
+    described: Sequence[Described | None],
+    parts: Sequence[Sequence[float]],
+) -> list[Known | None]:
+    """What is known of each description with its ``parts`` (`cost.price.parts`).
+
+    None where nothing was learned.
+    """
+    found: list[Known | None] = [None] * len(described)
     by_curve: dict[str, tuple[Curve, dict[tuple[float, ...], list[int]]]] = {}
     for i, one in enumerate(described):
         known = None if one is None else curve_of(learned, backend, one.group)
@@ -61,5 +109,6 @@ def factors(
             np.exp(log_factor(curve, list(rows))).tolist(), rows.values(), strict=True
         ):
             for i in places:
-                found[i] = (factor, curve.error)
+                own = [factor * w * p for w, p in zip(curve.parts, parts[i], strict=True)]
+                found[i] = Known(sum(own), own[ARITHMETIC], curve.error)
     return found

@@ -19,7 +19,7 @@ from paredown import figure
 from paredown.cost import tabulate
 from paredown.cost.describe import describe
 from paredown.cost.execution import WEIGHTS, Run, plan
-from paredown.cost.learned import factors
+from paredown.cost.learned import Glue, times
 from paredown.cost.tables import (
     COMPILED,
     TRANSCENDENTAL,
@@ -54,6 +54,10 @@ class Cost:
     bound: Bound
     simple_s: float = 0.0
     """Pointwise arithmetic, part of ``compute_s``."""
+    near_s: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Weights, activations read and results written, if they lay in the nearest level."""
+    weights_s: float = 0.0
+    """Weights where they lie, part of ``memory_s``."""
     learned_s: float | None = None
     """The time by learned utilisation, where a deep calibration has it."""
     error: float | None = None
@@ -87,31 +91,48 @@ def price(
     return Priced(graph, device, backend, costs)
 
 
-def bound_s(run: Run, graph: Graph, device: Device, backend: str) -> float:
-    """The analytical bound that learned utilisation divides, in s.
+CALL_S = 1e-6
+FRESH_BYTES = 32 << 20
+"""Results above this are new pages in every run: allocators give them back (glibc's largest)."""
+FRESH_BYTES_S = 1e10
 
-    Arithmetic at the peak or movement at the bandwidth of the level that holds it, and one call.
+
+def parts_of(run: Run, graph: Graph, device: Device, backend: str) -> tuple[float, ...]:
+    """The parts of an operator's analytical time (`parts`), in s."""
+    return parts(_cost(run, device, backend, _weights(graph)))
+
+
+def parts(cost: Cost) -> tuple[float, ...]:
+    """What learned utilisation weighs, in s.
+
+    Arithmetic at the peak; pointwise arithmetic; weights, activations read and results written at
+    the bandwidth of the nearest level; what activations take more where they lie; what weights take
+    more there than the arithmetic that hides them; fresh pages; 1 us for each call.
     """
-    return _bound(_cost(run, device, backend, _weights(graph)))
-
-
-def _bound(cost: Cost) -> float:
-    return max(cost.ideal_s, cost.memory_s) + cost.simple_s + cost.overhead_s
+    share = cost.run.node.share
+    weights, read, written = cost.near_s
+    far = max(cost.memory_s - cost.weights_s - read - written, 0.0)
+    waits = max(cost.weights_s - max(weights, cost.ideal_s), 0.0)
+    fresh = cost.run.written / FRESH_BYTES_S if cost.run.written > FRESH_BYTES else 0.0
+    call = CALL_S if cost.run.called else 0.0
+    return (
+        cost.ideal_s, cost.simple_s, weights, read, written, far, waits, share * fresh, share * call
+    )  # fmt: skip
 
 
 def _learned(costs: list[Cost], graph: Graph, device: Device, backend: str) -> list[Cost]:
     """The same costs with learned times where an operator's group was timed."""
     assert device.learned is not None
     asked = [describe(c.run, graph) if c.run.called and not c.run.folded else None for c in costs]
-    factor = device.learned.glue_s.get(f"{backend}/factor", 1.0)
-    call = device.learned.glue_s.get(f"{backend}/call", 0.0)
+    glue = Glue.of(device.learned, backend)
+    known = times(device.learned, backend, asked, [parts(c) for c in costs])
     made: list[Cost] = []
-    for cost, known in zip(costs, factors(device.learned, backend, asked), strict=True):
-        if known is None:
+    for cost, found in zip(costs, known, strict=True):
+        if found is None:
             made.append(cost)
             continue
-        taken = max(factor * _bound(cost) * known[0], cost.ideal_s) + call * cost.run.node.share
-        made.append(replace(cost, learned_s=taken, error=known[1]))
+        taken = max(glue.beside(found), cost.ideal_s) + glue.call * cost.run.node.share
+        made.append(replace(cost, learned_s=taken, error=found.error))
     return made
 
 
@@ -146,19 +167,25 @@ def _cost(run: Run, device: Device, backend: str, weights: int) -> Cost:
     pointwise = share * simple / device.elementwise_s
     compute = macs / (rate * reached) + pointwise
     near = level_for(device, run.read + run.written)
-    memory = run.weight_bytes / level_for(device, weights).read_bytes_s
-    memory += run.read / near.read_bytes_s
+    held = run.weight_bytes / level_for(device, weights).read_bytes_s
+    memory = held + run.read / near.read_bytes_s
     memory += run.written / (near.write_bytes_s or near.read_bytes_s)
     memory *= share
+    first = device.levels[0]
+    nearest = (
+        share * run.weight_bytes / first.read_bytes_s,
+        share * run.read / first.read_bytes_s,
+        share * run.written / (first.write_bytes_s or first.read_bytes_s),
+    )
     call = share * overhead(device, backend) if run.called else 0.0
-    moved = share * (run.weight_bytes + run.read + run.written)
+    every = share * (run.weight_bytes + run.read + run.written)
     ideal = macs / rate
-    floor = max(ideal, moved / device.memory.read_bytes_s)
+    floor = max(ideal, every / device.memory.read_bytes_s)
     bound: Bound = "compute" if compute >= memory else "memory"
     if call > max(compute, memory):
         bound = "overhead"
     shown = bound if node.priced else "unknown"
-    return Cost(run, compute, memory, call, ideal, floor, shown, pointwise)
+    return Cost(run, compute, memory, call, ideal, floor, shown, pointwise, nearest, share * held)
 
 
 @dataclass

@@ -12,21 +12,26 @@ from pydantic import BaseModel, ConfigDict
 class Curve(BaseModel):
     """One group of operators on one backend.
 
-    The natural logarithm of ``time / bound`` at values ``x`` is
-    ``mean + sum(weights * kernel(x / scales, points / scales))`` with the Matern 5/2 kernel of
-    variance 1; ``x`` is moved into the box ``low`` to ``high`` first, so that beyond the largest
-    size that was timed the utilisation stays what it was there. ``error`` is the typical relative
-    error on operators left out (median of leave-one-out), ``samples`` how many were timed.
+    ``parts`` weigh the parts of an operator's analytical time (`cost.price.parts`): their sum is
+    what the group's arithmetic, bytes and calls take on the whole. The natural logarithm of
+    ``time / sum`` at values ``x`` is ``mean + sum(weights * kernel(x / scales, points / scales))``
+    with the Matern 5/2 kernel of variance 1, and stays within ``least`` and ``most``; ``x`` is
+    moved into the box ``low`` to ``high`` first: beyond what was timed the parts alone grow.
+    ``error`` is the typical relative error on operators left out (median of leave-one-out),
+    ``samples`` how many were timed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    parts: tuple[float, ...]
     scales: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     points: tuple[tuple[float, ...], ...]
     weights: tuple[float, ...]
     mean: float
+    least: float
+    most: float
     error: float
     samples: int
 
@@ -35,7 +40,8 @@ class Learned(BaseModel):
     """``curves`` by ``backend/group``, and what operators take beside each other.
 
     ``glue_s`` is by ``backend/what``: seconds of a ``run`` beside its calls, more of a ``call``
-    when nothing is warm, of a ``view``; and the ``factor`` of all operators' times.
+    when nothing is warm, of a ``view``; the factor of operators' ``arithmetic``, and the ``factor``
+    of the rest of their time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -61,8 +61,9 @@ def this(refresh: bool = False) -> Device:
 def deep() -> Device:
     """Give this machine with what its backends take on generated operators.
 
-    Chains that an earlier call timed are not timed again. A machine that is calibrated again
-    keeps what was learned while versions of torch and the backends stay.
+    Chains that an earlier call timed are not timed again. A machine that is calibrated again keeps
+    what was learned, and the figures it was learned with, while versions of torch and the backends
+    stay.
     """
     device = this()
     now = machine.fingerprint(probe=False)
@@ -158,10 +159,7 @@ def read(path: Path) -> tuple[Device, Fingerprint] | None:
         device = Device.model_validate(data["device"])
         if any(True for _ in problems(device)):
             return None
-        told = learning.read(path)
-        if told is not None:
-            device = device.model_copy(update={"learned": told})
-        return device, Fingerprint.model_validate(data["fingerprint"])
+        return learning.read(path) or device, Fingerprint.model_validate(data["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
 

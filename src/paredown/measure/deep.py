@@ -20,7 +20,7 @@ import torch
 
 from paredown.cost.describe import describe
 from paredown.cost.execution import plan
-from paredown.cost.price import bound_s, views
+from paredown.cost.price import parts_of, views
 from paredown.device.device import Device
 from paredown.errors import ParedownError
 from paredown.graph.capture import capture
@@ -111,7 +111,8 @@ def _compiled(sample: Sample, backend: str, device: Device, row: Row) -> Callabl
     for run in plan(graph, backend):
         one = None if run.folded or not run.called else describe(run, graph)
         if one is not None:
-            bound = bound_s(run, graph, device, backend)
-            row["parts"].append([run.kind, one.group, [round(v, 4) for v in one.values], bound])
+            values = [round(v, 4) for v in one.values]
+            took = [float(f"{s:.6g}") for s in parts_of(run, graph, device, backend)]
+            row["parts"].append([run.kind, one.group, values, took])
     executable = backend_named(backend).lower(workload, threads=device.threads)
     return lambda: executable(*workload.inputs)

@@ -19,19 +19,19 @@ from paredown.measure.generate_networks import draw_mixed
 from paredown.measure.generate_parts import Beside, Chain, Drawn
 from paredown.workload import Workload
 
-SPACE = 1
-"""Version of what is drawn: samples of another one are not mixed with these."""
+SPACE = 2
+"""Version of what is drawn and kept of it: samples of another one are not mixed with these."""
 COUNTS = {
     "pointwise": 84,
     "norm": 40,
     "copy": 40,
-    "reduction": 24,
-    "conv": 110,
+    "reduction": 48,
+    "conv": 160,
     "depthwise": 56,
     "linear": 80,
     "matmul": 30,
     "attention": 36,
-    "pool": 12,
+    "pool": 36,
     "deconv": 10,
     "recurrent": 12,
     "head": 30,

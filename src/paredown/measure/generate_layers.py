@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from paredown.measure.generate_parts import (
     MOST_ELEMENTS,
     MOST_MACS,
+    MOST_WEIGHTS,
     Beside,
     Drawn,
     Each,
@@ -29,8 +30,12 @@ def draw_conv(r: Random, i: int) -> Drawn:
     """Convolutions, stems and grouped ones among them."""
     while True:
         kernel = r.choice((1, 1, 1, 3, 3, 3, 3, 5, 7))
-        a, b = draw_width(r, 16, 1024), draw_width(r, 16, 1024)
-        side, batch, stride = draw_size(r, 5, 130), draw_batch(r), r.choice((1, 1, 1, 2))
+        widest = 2048 if kernel == 1 else 1024
+        a, b = draw_width(r, 16, widest), draw_width(r, 16, widest)
+        side, batch, stride = draw_size(r, 5, 260), draw_batch(r), r.choice((1, 1, 1, 2))
+        if i % 8 == 2:  # where images are small channels are many
+            kernel, side, batch = r.choice((1, 1, 3)), draw_size(r, 5, 16), 1
+            a, b = draw_width(r, 256, 2048 // kernel), draw_width(r, 256, 2048 // kernel)
         groups = 1
         if i % 8 == 0:  # a stem: few channels in, many pixels
             a, b, side = r.choice((1, 3, 3, 4)), draw_width(r, 16, 96), draw_size(r, 64, 256)
@@ -245,6 +250,14 @@ def draw_reduction(r: Random, i: int) -> Drawn:
     """Chains of kind ``reduction``."""
     while math.prod(shape := _size(r, i)) > MOST_ELEMENTS:
         pass
+    if len(shape) == 4 and i % 3 == 0:  # channels last: what is reduced lies far apart
+        n, c, h, w = shape
+        norm: Callable[[Tensor], Tensor] = (
+            (lambda x: x.mean((1, 2), keepdim=True))
+            if i % 4
+            else (lambda x: torch.linalg.vector_norm(x, 2, (1, 2), keepdim=True))
+        )
+        return Beside([Each(norm) for _ in range(4)]), noise(n, h, w, c)
     if len(shape) == 4:
         return Beside([Each(lambda x: x.mean((2, 3), keepdim=True)) for _ in range(4)]), noise(
             *shape
@@ -254,7 +267,7 @@ def draw_reduction(r: Random, i: int) -> Drawn:
 
 def draw_pool(r: Random, i: int) -> Drawn:
     """Chains of kind ``pool``."""
-    c, side = draw_width(r, 16, 256), draw_size(r, 8, 112)
+    c, side = draw_width(r, 16, 256), draw_size(r, 8, 224)
     kernel, stride = r.choice(((3, 2), (2, 2), (3, 1)))
     cls = nn.MaxPool2d if i % 3 else nn.AvgPool2d
     made = [cls(kernel, stride, kernel // 2 if kernel == 3 else 0) for _ in range(3)]
@@ -279,7 +292,8 @@ def draw_recurrent(r: Random, i: int) -> Drawn:
 
 def draw_head(r: Random, i: int) -> Drawn:
     """Chains of kind ``head``."""
-    a, b = draw_width(r, 128, 1024), draw_size(r, 5000, 50000)
+    a, b = draw_width(r, 256, 2048), draw_size(r, 5000, 50000)
+    a = min(a, 8 * (MOST_WEIGHTS // (8 * b)))
     rows = r.choice((1, 8, 64, 128, 197, 512))
     while rows * a * b > 1e10:
         rows = max(rows // 2, 1)

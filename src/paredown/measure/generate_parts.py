@@ -12,6 +12,8 @@ from torch import Tensor, nn
 MOST_MACS = 4e8
 """Of one layer; MOST_ELEMENTS of one tensor: what keeps a chain's run below a tenth of a second."""
 MOST_ELEMENTS = 1 << 22
+MOST_WEIGHTS = 40_000_000
+"""Of a product as wide as a vocabulary."""
 
 
 class Each(nn.Module):

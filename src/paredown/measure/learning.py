@@ -23,7 +23,7 @@ from paredown.measure.fingerprint import versions
 if TYPE_CHECKING:
     from paredown.device.device import Device
 
-SCHEMA = 1
+SCHEMA = 2
 SECONDS = 480.0
 """Of timing all backends together: what is left then is timed by the next call."""
 Tell = Callable[[str, int, int], None]
@@ -39,22 +39,29 @@ def learned_at(device_file: Path) -> Path:
     return device_file.with_suffix(".learned.json")
 
 
-def read(device_file: Path) -> Learned | None:
-    """The curves beside a device's file; None where there are none, or of other versions."""
+def read(device_file: Path) -> Device | None:
+    """A device with the curves beside its file; None where there are none, or of other versions.
+
+    Curves go with the figures they were learned with: a later calibration leaves both as they are.
+    """
+    from paredown.device.device import Device
+
     try:
         data = json.loads(learned_at(device_file).read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA or data["versions"] != versions():
             return None
-        return Learned.model_validate(data["learned"])
+        learned = Learned.model_validate(data["learned"])
+        return Device.model_validate(data["device"]).model_copy(update={"learned": learned})
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
 
 
-def keep(learned: Learned, device_file: Path) -> None:
-    """Write the curves beside a device's file."""
+def keep(learned: Learned, device: Device, device_file: Path) -> None:
+    """Write the curves and the figures they were learned with beside a device's file."""
     body = {
         "schema": SCHEMA,
         "versions": versions(),
+        "device": device.model_dump(mode="json", exclude={"learned"}),
         "learned": learned.model_dump(mode="json"),
     }
     files.write_text(learned_at(device_file), json.dumps(body))
@@ -92,7 +99,7 @@ def learn(device: Device, device_file: Path, tell: Tell, seconds: float = SECOND
             tell(f"{backend} stopped: {e}", 0, 1)
     run_s = {b: device.overhead_s.get(f"{b}/run", 0.0) for b in there}
     learned = curves.learn(deep.rows(path), run_s)
-    keep(learned, device_file)
+    keep(learned, device, device_file)
     return learned
 
 
