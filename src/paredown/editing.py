@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from paredown.errors import ArtefactError
-from paredown.runtime import forms
+from paredown.runtime import forms, spill
 from paredown.technique import Change, Decisions, Edit, Lowers, Technique, Touches
 from paredown.workload import Workload
 
@@ -41,6 +41,7 @@ class Editor:
         if forms.FORMS.get(cls) is not type(module):
             raise TypeError(f"{cls} is not a registered form: decorate it with runtime.forms.form")
         module.train(self.model.get_submodule(path).training)
+        spill.settle(module)
         _put(self.model, path, module)
         self.edits.append(Edit("swap", path, cls=cls, config=config))
 

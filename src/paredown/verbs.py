@@ -129,6 +129,10 @@ def show(folder: str) -> ShowDoc:
     )
 
 
+LARGE = 256 << 20
+"""Bytes of a model from which `apply` keeps what it makes in files."""
+
+
 def apply(
     recipe: str,
     target: str,
@@ -153,6 +157,7 @@ def apply(
     from paredown.errors import NotApplicable
     from paredown.files import writable
     from paredown.measure.fingerprint import fingerprint, threads_allowed
+    from paredown.runtime import spill
     from paredown.runtime.gate import gate
 
     target = targets.run_as(target, run=run, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
@@ -170,20 +175,26 @@ def apply(
     say = progress.update if progress is not None else None
     workload = targets.validate(targets.resolve(target, random_weights=random_weights))
     torch.set_num_threads(count)
-    applied = recipes.run(asked, workload, progress=say)
-    reasons = on.supports(applied.workload, None)
-    if reasons:
-        raise NotApplicable(f"{on.name} cannot run the result: {'; '.join(reasons)}")
-    executable = on.lower(applied.workload, threads=count)
-    gate(executable, applied.workload).demand()
-    artefact.save(
-        folder,
-        workload=applied.workload,
-        executable=executable,
-        recipe=applied.recipe,
-        changes=applied.changes,
-        fingerprint=fingerprint(),
-    )
+    large = sum(p.nbytes for p in workload.model.parameters()) >= LARGE
+    # Before there is a result: the probe of the machine holds memory of its own.
+    here = fingerprint()
+    # The folder itself is made when there is something to put into it.
+    beside = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    with spill.into(beside if large else None):
+        applied = recipes.run(asked, workload, progress=say)
+        reasons = on.supports(applied.workload, None)
+        if reasons:
+            raise NotApplicable(f"{on.name} cannot run the result: {'; '.join(reasons)}")
+        executable = on.lower(applied.workload, threads=count)
+        gate(executable, applied.workload).demand()
+        artefact.save(
+            folder,
+            workload=applied.workload,
+            executable=executable,
+            recipe=applied.recipe,
+            changes=applied.changes,
+            fingerprint=here,
+        )
     return show(str(folder))
 
 

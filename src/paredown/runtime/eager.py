@@ -153,6 +153,7 @@ def save_tensors(model: nn.Module, path: Path) -> None:
     seen: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}
+    spans: dict[int, list[tuple[int, int]]] = {}
     for name, t in torch_lowering.tensors(model):
         key = (
             t.untyped_storage().data_ptr(),
@@ -165,8 +166,20 @@ def save_tensors(model: nn.Module, path: Path) -> None:
             tied[name] = seen[key]
             continue
         seen[key] = name
-        tensors[name] = t.detach().contiguous().clone()
+        # Copied only where bytes would be written twice: a large model's do not fit twice.
+        tensors[name] = t.detach().contiguous()
+        if _overlaps(tensors[name], spans):
+            tensors[name] = tensors[name].clone()
     sparse_file.save(tensors, path, {f"tied:{k}": v for k, v in tied.items()})
+
+
+def _overlaps(t: torch.Tensor, spans: dict[int, list[tuple[int, int]]]) -> bool:
+    """Whether a dense tensor shares bytes with one seen before; notes its own."""
+    start = int(t.storage_offset()) * t.element_size()
+    span = (start, start + int(t.nbytes))
+    known = spans.setdefault(t.untyped_storage().data_ptr(), [])
+    known.append(span)
+    return any(a < span[1] and span[0] < b for a, b in known[:-1])
 
 
 def load_tensors(model: nn.Module, path: Path) -> None:

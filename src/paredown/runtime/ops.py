@@ -17,6 +17,9 @@ from torch import Tensor
 
 from paredown.errors import InputError
 
+AT_ONCE = 1 << 20
+"""Packed elements of a matrix that are dequantized together."""
+
 INT_RANGE = {
     ("int8", True): (-127, 127),
     ("int8", False): (0, 255),
@@ -73,11 +76,18 @@ def dequantize_groups(
 def _ungroup(
     q: Tensor, scale: Tensor, zero: Tensor, bits: int, columns: int, dtype: torch.dtype
 ) -> Tensor:
+    if q.numel() > AT_ONCE and len(q) > 1:
+        count = max(1, AT_ONCE // q.shape[1])
+        out = torch.empty((len(q), columns), dtype=dtype, device=q.device)
+        parts = zip(*(t.split(count) for t in (out, q, scale, zero)), strict=True)
+        for to, some, s, z in parts:
+            to.copy_(_ungroup(some, s, z, bits, columns, dtype))
+        return out
     if bits == 4:
         q = torch.stack((q & 15, q >> 4), dim=-1).flatten(-2)[:, :columns]
     rows, groups = scale.shape
     g = q.reshape(rows, groups, columns // groups).to(torch.float32)
-    w = (g - zero.unsqueeze(-1)) * scale.unsqueeze(-1)
+    w = g.sub_(zero.unsqueeze(-1)).mul_(scale.unsqueeze(-1))
     return w.reshape(rows, columns).to(dtype)
 
 

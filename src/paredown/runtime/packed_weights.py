@@ -34,9 +34,9 @@ class PackedRows(PackedMatrix):
     _offset: Tensor | None
 
     def __init__(self, form: WeightOnlyLinear) -> None:
-        # uint8 values around 128 become int8 values around 0; the rest of a zero point is one
-        # multiple of the input's sum per output.
-        shifted = (form.weight.detach().to(torch.int16) - 128).to(torch.int8)
+        # uint8 values around 128 become int8 values around 0 (their first bit turned, in one byte
+        # each); the rest of a zero point is one multiple of the input's sum per output.
+        shifted = form.weight.detach().bitwise_xor(128).view(torch.int8)
         scales = form.scale.reshape(-1)
         super().__init__(form, shifted, scales)
         off = (128.0 - form.zero.reshape(-1).float()) * scales
@@ -48,7 +48,7 @@ class PackedRows(PackedMatrix):
 
     def unpacked(self) -> Tensor:
         """``(out_features, in_features)`` uint8."""
-        return (super().unpacked().to(torch.int16) + 128).to(torch.uint8)
+        return super().unpacked().view(torch.uint8).bitwise_xor(128)
 
     def forward(self, input: Tensor) -> Tensor:
         """``(..., in_features) -> (..., out_features)``."""

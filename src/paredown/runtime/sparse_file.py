@@ -43,10 +43,12 @@ def pack(t: Tensor) -> tuple[Tensor, Tensor] | None:
     if t.numel() < FROM or size not in _BITS or t.is_complex() or t.layout != torch.strided:
         return None
     flat = t.detach().contiguous().reshape(-1)
-    filled = flat.view(_BITS[size]) != 0
-    count = int(filled.sum())
+    bits = flat.view(_BITS[size])
+    # Counted without a mask: a sum of one would hold eight bytes for every element.
+    count = int(torch.count_nonzero(bits))
     if count * size + -(-t.numel() // 8) >= t.numel() * size:
         return None
+    filled = bits != 0
     mask = torch.from_numpy(np.packbits(filled.numpy()))
     return mask, flat[filled]
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paredown.runtime import spill
 from paredown.runtime.forms_codebook import CodebookConv, CodebookLinear
 from paredown.runtime.forms_fixed import FixedConv, FixedLinear
 from paredown.runtime.forms_low_bit import LowBitLinear
@@ -124,8 +125,9 @@ def tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     unpacked: dict[int, dict[str, Tensor]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Packed):
-            own = unpacked.setdefault(id(module), {}) or module.tensors()
-            unpacked[id(module)] = own
+            if id(module) not in unpacked:
+                unpacked[id(module)] = {n: spill.held(t) for n, t in module.tensors().items()}
+            own = unpacked[id(module)]
         else:
             own = _own(module)
         found += [(f"{path}.{name}" if path else name, t) for name, t in own.items()]

@@ -42,6 +42,8 @@ from paredown.techniques.quantize.common import (
 from paredown.workload import Workload
 
 _CLIPS = tuple(1.0 - 0.05 * i for i in range(11))
+_AT_ONCE = 1 << 22
+"""Elements of a weight that are quantized together."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,13 @@ def grouped(
     Returns ``(q, scale, zero)``: uint8 values ``(rows, columns)`` up to ``2**bits - 1``, float32
     scales and uint8 zero points ``(rows, groups)``. Without ``clip``, ``|w - w'| <= scale / 2``:
     rounding the zero point moves both ends by at most half a step, so clamping stays within it.
+    Rows are taken some at a time: a large head's floats would be several times its weight.
     """
+    if weight.numel() > _AT_ONCE:
+        rows = max(1, _AT_ONCE // weight.shape[1])
+        parts = [grouped(w, bits, group_size, clip=clip) for w in weight.split(rows)]
+        q, scale, zero = (torch.cat(part) for part in zip(*parts, strict=True))
+        return q, scale, zero
     rows, columns = weight.shape
     w = weight.detach().to(torch.float32).reshape(rows, -1, group_size or columns)
     low = w.amin(dim=-1, keepdim=True).clamp(max=0.0)
