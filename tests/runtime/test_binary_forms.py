@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from paredown.cost.execution import plan
 from paredown.errors import ArtefactError, InputError
 from paredown.graph.capture import capture
 from paredown.runtime import binary, sparse_file
@@ -103,6 +104,11 @@ def test_the_layers_are_floats_of_signs(shape, stride, padding, dilation):
     assert torch.equal(form.integers(x).float(), sums)
     assert torch.equal(form(x), wanted)
     assert form(x.bfloat16()).dtype == torch.bfloat16
+    if len(shape) == 4:
+        last = x.to(memory_format=torch.channels_last)
+        assert torch.equal(form(last), wanted)
+        assert form(last).is_contiguous(memory_format=torch.channels_last)
+    assert form(x).is_contiguous()
     assert form.signs.numel() == shape[0] * (weight[0, 0].numel() * -(-shape[1] // 8))
 
 
@@ -116,9 +122,9 @@ def test_tree_order_gives_the_layers_own_sums():
     along = trees.products(tree, weight.numpy(), columns.numpy())
     direct = form.integers(x).movedim(1, -1).flatten(0, -2)
     assert (along == direct.numpy()).all()
-    plan = plans.plan(weight.numpy(), tree, form.places().numpy())
+    along_it = plans.plan(weight.numpy(), tree, form.places().numpy())
     rows = form.patches(x).flatten(0, 2).numpy().view("uint64")
-    assert (along == plans.sums(plan, rows).T).all()
+    assert (along == plans.sums(along_it, rows).T).all()
 
 
 def test_a_product_is_counted_with_all_its_signs():
@@ -126,6 +132,8 @@ def test_a_product_is_counted_with_all_its_signs():
     graph = capture(Workload(net.eval(), (torch.randn(2, 7, 6, 6),)))
     assert graph.macs == 2 * 36 * 8 * 7 * 9
     assert not graph.unpriced
+    dtypes = {r.node.op: r.dtype for r in plan(graph, "eager")}
+    assert dtypes["paredown::binary_layer"] == "int8"
 
 
 @pytest.mark.parametrize("flips", [0.02, 0.5])

@@ -157,7 +157,8 @@ def _dtype(node: Node, graph: Graph) -> str:
     if quantized and rules.kind(node.op) in ("conv", "linear", "matmul", "recurrent"):
         both = node.op.startswith(("quantized::", "onednn::", "aten::_int_mm", "aten::quantized"))
         return "int8" if both else floats[0] if floats else "int8"
-    if node.op.endswith("_dynamic"):
+    # Popcounts of words multiply signs at about the rate of 8-bit integers.
+    if node.op.endswith("_dynamic") or node.op.startswith("paredown::binary_"):
         return "int8"
     return floats[0] if floats else tensors[0].dtype if tensors else "float32"
 

@@ -150,4 +150,12 @@ class BinaryConv(_Binary):
         *places, width = rows.shape
         n = self.taps * self.inputs
         y = binary_layer(rows.reshape(-1, width), self.words(), n, self.gain, self.offset)
-        return y.reshape(*places, -1).movedim(-1, 1).to(input.dtype).contiguous()
+        y = y.reshape(*places, -1).movedim(-1, 1).to(input.dtype)
+        # Channels come out last: as torch's convolutions, it stays so where they came in last.
+        return y if _channels_last(input) else y.contiguous()
+
+
+def _channels_last(x: Tensor) -> bool:
+    return (
+        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    )
