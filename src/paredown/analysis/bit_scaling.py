@@ -134,9 +134,10 @@ def coded_inputs(model: nn.Module, bits: int) -> Generator[None]:
 def products(model: nn.Module) -> list[nn.Module]:
     """Linears and convolutions, coded ones too."""
     return [
-        m for m in model.modules() if hasattr(m, "in_features") or hasattr(m, "in_channels")
-        if hasattr(m, "weight")
-    ]  # fmt: skip
+        m
+        for m in model.modules()
+        if hasattr(m, "weight") and (hasattr(m, "in_features") or hasattr(m, "in_channels"))
+    ]
 
 
 def changed(reference: Tensor, other: Tensor, noise: Tensor | None = None) -> Tensor:
