@@ -8,7 +8,7 @@ import pytest
 
 from paredown import device
 from paredown.cost.reuse import depthwise, reuse, sized, summary, widened
-from paredown.cost.systolic import Layer, cost
+from paredown.cost.systolic import Layer, cost, passed
 from paredown.errors import InputError
 
 
@@ -56,7 +56,10 @@ def test_summaries_add_up() -> None:
     assert both.utilization == (one.utilization + other.utilization) / 2
     assert both.cycles == one.cycles + other.cycles
     assert both.seconds == one.seconds + other.seconds
-    assert both.energy == 7 * both.macs + (one.traffic + other.traffic) / 2 * 206
+    assert ARRAY.array is not None
+    through = sum(passed(c.layer, ARRAY.array).total for c in (one, other))
+    far = (one.traffic + other.traffic) / 2 * 206
+    assert both.energy == pytest.approx(7 * both.macs + 6 * through + far)
 
 
 def test_a_resized_array_has_its_peak() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from paredown import device, targets
 from paredown.cost import systolic
-from paredown.cost.systolic import Layer, cost, cycles, layers, traffic
+from paredown.cost.systolic import Layer, cost, cycles, layers, moved, passed, traffic
 from paredown.device import Array
 from paredown.errors import NotApplicable
 from paredown.graph.capture import capture
@@ -81,6 +81,52 @@ def test_traffic_is_compulsory_where_a_side_fits_and_repeats_the_cheaper_one_whe
     assert traffic(layer, 300) == 1310
     assert traffic(layer, 299) == 1310 + min(1 * 1000, 3 * 300)
     assert traffic(layer, 100) == 1310 + min(2 * 1000, 9 * 300)
+
+
+def test_the_parts_of_traffic_add_up() -> None:
+    layer = replace(conv(1, 1, 1, 1), weight_bytes=1000, input_bytes=300, output_bytes=10)
+    for buffer in (100, 299, 300):
+        assert moved(layer, buffer).total == traffic(layer, buffer)
+    assert moved(layer, 299).inputs == 4 * 300  # cheaper than the weights once more
+
+
+def loops(layer: Layer, grid: Array) -> tuple[int, int, int]:
+    """Numbers between buffer and array, counted fold by fold: weights, inputs, sums."""
+    pixels, window = layer.out[0] * layer.out[1], layer.inputs * layer.kernel[0] * layer.kernel[1]
+    weights = inputs = sums = 0
+    over, held = (window, pixels) if grid.dataflow == "weight" else (pixels, window)
+    for _ in range(layer.groups):
+        for k in range(0, layer.outputs, grid.columns):
+            filters = min(grid.columns, layer.outputs - k)
+            for at in range(0, over, grid.rows):
+                rows = min(grid.rows, over - at)
+                inputs += rows * held
+                weights += filters * (rows if grid.dataflow == "weight" else held)
+                results = filters * (held if grid.dataflow == "weight" else rows)
+                # Sums that another fold began come back before they go out again.
+                sums += results * (2 if grid.dataflow == "weight" and at else 1)
+    return weights, inputs, sums
+
+
+@pytest.mark.parametrize("flow", ["weight", "output"])
+@pytest.mark.parametrize("side", [1, 3, 16])
+def test_what_passes_to_the_array_is_what_the_folds_read_and_write(flow: str, side: int) -> None:
+    for layer in (conv(3, 8, 3, 6), conv(1, 1, 3, 7, 5), conv(17, 19, 1, 4), conv(1, 1, 1, 1)):
+        found = passed(layer, array(flow, side))
+        assert (found.weights, found.inputs, found.outputs) == loops(layer, array(flow, side))
+
+
+def test_rows_pass_what_their_elements_share() -> None:
+    layer = conv(64, 64, 3, 14)
+    found = passed(layer, array("row", 14))
+    assert found.inputs == layer.macs / (9 * 16)
+    assert found.weights == layer.macs / (14 * 14)
+    assert found.outputs == 2 * layer.macs / (9 * 4) - 64 * 14 * 14
+    # One input channel is summed at once: sums leave once.
+    assert passed(conv(1, 8, 3, 14), array("row", 14)).outputs == 8 * 14 * 14
+    # Four strips of a tall image lie above each other and read the same weights.
+    tall = conv(64, 64, 3, 56)
+    assert passed(tall, array("row", 14)).weights == tall.macs / (56 * 56)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "vit-s"])

@@ -24,7 +24,7 @@ from math import ceil, isqrt
 from typing import Literal
 
 from paredown.cost.reuse import BUFFER, MEMORY, NEIGHBOUR, REGISTER, WORD
-from paredown.cost.systolic import Layer
+from paredown.cost.systolic import ROW_CHANNELS, ROW_FILTERS, Layer
 from paredown.errors import InputError, NotApplicable
 
 Template = Literal["shi", "dla", "rs"]
@@ -32,9 +32,6 @@ TEMPLATES: tuple[Template, ...] = ("shi", "dla", "rs")
 
 CLOCK_HZ = 1e9
 DLA_CHANNELS = 64
-ROW_FILTERS, ROW_CHANNELS = 16, 4
-"""Filters that share an input and channels summed in one element, row stationary (Eyeriss: 16,
-4)."""
 ELEMENT_AREA = 1.0
 LANE_AREA = 16.0
 """Area of 1 GB/s of bandwidth, in multiply-accumulate units (assumed)."""

@@ -6,8 +6,8 @@ multiply-accumulates. Energy per access: Eyeriss (Chen et al. 2016, ISCA, table 
 multiply-accumulate: register file 1, neighbour 2, global buffer 6, memory 200.
 
 Deviations: what an access of the array costs is taken per multiply-accumulate (operands and partial
-sum from registers, one transfer to a neighbour) and per byte of buffer traffic, each tensor through
-the buffer once per pass over memory.
+sum from registers, one transfer to a neighbour), per number that passes between buffer and array
+(`systolic.passed`) and per number between memory and buffer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from paredown.cost.systolic import Layer, cost, mean_utilization
+from paredown.cost.systolic import Cost, Layer, cost, mean_utilization, passed
 from paredown.device.device import Device
 from paredown.errors import InputError
 
@@ -62,10 +62,7 @@ def widened(layers: Sequence[Layer], channels: int) -> list[Layer]:
 def summary(layers: Sequence[Layer], device: Device) -> Summary:
     """What layers take on a systolic device."""
     found = [cost(layer, device) for layer in layers]
-    energy = sum(
-        c.layer.macs * (1 + 4 * REGISTER + NEIGHBOUR) + c.traffic / WORD * (BUFFER + MEMORY)
-        for c in found
-    )
+    energy = sum(energy_of(c, device) for c in found)
     return Summary(
         mean_utilization(found),
         sum(c.cycles for c in found),
@@ -73,6 +70,16 @@ def summary(layers: Sequence[Layer], device: Device) -> Summary:
         energy,
         sum(layer.macs for layer in layers),
         sum(layer.weight_bytes for layer in layers),
+    )
+
+
+def energy_of(found: Cost, device: Device) -> float:
+    """Energy of a layer on a systolic device, in multiply-accumulates."""
+    assert device.array is not None
+    return (
+        found.layer.macs * (1 + 4 * REGISTER + NEIGHBOUR)
+        + passed(found.layer, device.array).total * BUFFER
+        + found.traffic / WORD * (BUFFER + MEMORY)
     )
 
 

@@ -22,6 +22,9 @@ from paredown.device.device import Array, Device
 from paredown.errors import NotApplicable
 from paredown.graph.graph import Graph, Node
 
+ROW_FILTERS, ROW_CHANNELS = 16, 4
+"""Filters that share an input and channels summed in one element, row stationary (Eyeriss: 16,
+4)."""
 PRODUCTS = frozenset(
     f"aten::{op}" for op in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addmv", "mv")
 )
@@ -50,6 +53,20 @@ class Layer:
         """Multiply-accumulates."""
         pairs = self.groups * self.inputs * self.outputs
         return self.batch * pairs * prod(self.kernel) * prod(self.out)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What passes between two memories, by operand: bytes, or numbers where that is said."""
+
+    weights: float
+    inputs: float
+    outputs: float
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.weights + self.inputs + self.outputs
 
 
 @dataclass(frozen=True)
@@ -107,13 +124,44 @@ def mean_utilization(found: Sequence[Cost]) -> float:
 
 def traffic(layer: Layer, buffer: int) -> int:
     """Bytes from and to memory with a buffer of so many bytes."""
-    once = layer.weight_bytes + layer.input_bytes + layer.output_bytes
-    held = min(layer.weight_bytes, layer.input_bytes)
-    if held <= buffer:
-        return once
-    weights_again = (ceil(layer.input_bytes / buffer) - 1) * layer.weight_bytes
-    inputs_again = (ceil(layer.weight_bytes / buffer) - 1) * layer.input_bytes
-    return once + min(weights_again, inputs_again)
+    return int(moved(layer, buffer).total)
+
+
+def moved(layer: Layer, buffer: int) -> Moved:
+    """Bytes from and to memory by operand: `traffic` in its parts."""
+    weights, inputs = layer.weight_bytes, layer.input_bytes
+    if min(weights, inputs) > buffer:
+        weights_again = (ceil(inputs / buffer) - 1) * weights
+        inputs_again = (ceil(weights / buffer) - 1) * inputs
+        if weights_again <= inputs_again:
+            weights += weights_again
+        else:
+            inputs += inputs_again
+    return Moved(weights, inputs, layer.output_bytes)
+
+
+def passed(layer: Layer, array: Array) -> Moved:
+    """Numbers that pass between the buffer and the array, partial sums among the outputs.
+
+    What streams is read again for each fold of the other side, and sums that a fold of the window
+    leaves unfinished go out and come back. Row stationary: the reuse of Eyeriss's elements (filters
+    that share an input, channels summed in one), along diagonals and rows of a kernel.
+    """
+    taps, (height, width) = prod(layer.kernel), layer.out
+    pairs = layer.batch * layer.groups
+    outputs = pairs * layer.outputs * height * width
+    macs = layer.macs
+    if array.dataflow == "row":
+        along = min(height, array.columns * max(1, array.rows // layer.kernel[0]))
+        inputs = macs / (taps * min(layer.outputs, ROW_FILTERS))
+        sums = 2 * macs / (taps * min(layer.inputs, ROW_CHANNELS)) - outputs
+        return Moved(macs / (width * along), inputs, max(sums, outputs))
+    pixels, window = layer.batch * height * width, layer.inputs * taps
+    streamed = layer.groups * pixels * window * ceil(layer.outputs / array.columns)
+    weights = layer.groups * window * layer.outputs
+    if array.dataflow == "output":
+        return Moved(weights * ceil(pixels / array.rows), streamed, outputs)
+    return Moved(weights, streamed, outputs * (2 * ceil(window / array.rows) - 1))
 
 
 def _row(layer: Layer, array: Array) -> int:
