@@ -66,6 +66,7 @@ CARDS = {
     "vitok": "tokenizers:ViTokCard",
     "mcunetv2": "patches:MCUNetV2Card",
     "multikernelbench": "kernel_bench:MultiKernelBenchCard",
+    "hpctranscompile": "transpiling:HPCTransCompileCard",
     "neuri": "fuzzing:NeuRICard",
     "cosma": "memory:CosmaCard",
     "deepseek-v3-hw": "nodes:DeepSeekHardwareCard",

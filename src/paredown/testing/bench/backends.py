@@ -46,22 +46,28 @@ def from_file(text: str) -> KernelBackend:
     ``function(task, threads)`` returns a kernel. Raises ``InputError`` for what is not there.
     """
     name, _, place = text.partition("=")
-    path, _, attribute = place.rpartition(":")
-    if not (name and path and attribute):
+    if not (name and place):
         raise InputError(f"{text!r} is no backend: write name=file.py:function")
+    return KernelBackend(name, function_of(place))
+
+
+def function_of(place: str) -> Any:
+    """The function of ``file.py:function``; raises ``InputError`` for what is not there."""
+    path, _, attribute = place.rpartition(":")
+    if not (path and attribute):
+        raise InputError(f"{place!r} is no function: write file.py:function")
     if not Path(path).is_file():
-        raise InputError(f"backend {name}: no file {path}")
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+        raise InputError(f"no file {path} for {place}")
+    spec = importlib.util.spec_from_file_location(f"bench_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
-        raise InputError(f"backend {name}: {path} is no Python file")
+        raise InputError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    make: Any = getattr(module, attribute, None)
-    if not callable(make):
-        raise InputError(f"backend {name}: {path} has no function {attribute!r}")
-    found: Any = make
-    return KernelBackend(name, found)
+    found: Any = getattr(module, attribute, None)
+    if not callable(found):
+        raise InputError(f"{path} has no function {attribute!r}")
+    return found
 
 
 def _eager(task: Task, _threads: int) -> Kernel:

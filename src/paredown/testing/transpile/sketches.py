@@ -13,7 +13,7 @@ from math import prod
 from paredown.errors import InputError
 from paredown.kernels.loops import lower
 from paredown.kernels.loops.compute import Operator, Stage, identity
-from paredown.kernels.loops.expr import Call, Load, walk
+from paredown.kernels.loops.expr import Call, Load, names, walk
 from paredown.kernels.loops.schedule import Schedule
 
 WIDTHS = (8, 16, 32, 64)
@@ -59,15 +59,15 @@ def _fuse_one(schedule: Schedule, again: bool) -> bool:
 
 def group(schedule: Schedule, depth_limit: int = 9) -> None:
     """Neighbouring stages share as many outer loops as the first two can."""
-    names = [s.name for s in schedule.op.stages]
+    order = [s.name for s in schedule.op.stages]
     at = 0
-    while at < len(names) - 1:
+    while at < len(order) - 1:
         taken = 1
-        for depth in range(min(depth_limit, len(schedule.op.stage(names[at]).axes)), 0, -1):
-            while at + taken < len(names) and _can(schedule, depth, names[at : at + taken + 1]):
+        for depth in range(min(depth_limit, len(schedule.op.stage(order[at]).axes)), 0, -1):
+            while at + taken < len(order) and _can(schedule, depth, order[at : at + taken + 1]):
                 taken += 1
             if taken > 1:
-                schedule.group(depth, *names[at : at + taken])
+                schedule.group(depth, *order[at : at + taken])
                 break
         at += taken
 
@@ -123,7 +123,10 @@ def _reduction(schedule: Schedule, s: Stage, depth: int, choose: random.Random) 
     loops = schedule.loops[s.name]
     data = [x.name for x in loops.leaves[depth:] if not x.reduce]
     reduced = [x.name for x in loops.leaves if x.reduce]
-    if not data or choose.random() < 0.4:
+    loads = [e for e in walk(s.value) if isinstance(e, Load) and e.index]
+    dense = any(s.axes and s.axes[-1] in names(e.index[-1]) for e in loads)
+    # Vectors run along what lies densely: outputs, or where no operand does, the reduction.
+    if not data or choose.random() < (0.1 if dense else 0.9):
         # One element at a time, vectors along the reduction.
         schedule.vectorize(s.name, reduced[-1])
         return
