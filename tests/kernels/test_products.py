@@ -140,6 +140,14 @@ def test_gemm_of_many_chunks(isa: str, dtype: torch.dtype) -> None:
     gemm_case(isa, 333, 40, 900, dtype, F32, kind=0)
 
 
+@pytest.mark.parametrize("dtype", [BF16, U8])
+@pytest.mark.parametrize("isa", FAST)
+def test_gemm_however_tiles_are_loaded(isa: str, dtype: torch.dtype) -> None:
+    """Few rows, panels that L1 holds and panels that it does not, rows cut for two threads."""
+    for m, n, k in ((5, 40, 1500), (49, 33, 1500), (37, 40, 700), (33, 33, 1480), (131, 40, 96)):
+        gemm_case(isa, m, n, k, dtype, F32, kind=0)
+
+
 # n, h, w, c, out, kh, kw, stride, pad, dilation, groups
 CONVS = [
     (1, 5, 5, 3, 8, 3, 3, 1, 1, 1, 1),
@@ -163,6 +171,8 @@ CONVS = [
     (1, 31, 30, 48, 35, 7, 1, 1, 0, 1, 1),
     (1, 57, 56, 64, 64, 3, 3, 1, 1, 1, 1),
     (1, 1, 1, 64, 5, 3, 3, 1, 1, 1, 1),
+    (1, 7, 6, 256, 20, 3, 3, 1, 1, 1, 1),
+    (1, 7, 6, 512, 20, 3, 3, 2, 1, 1, 1),
 ]
 
 

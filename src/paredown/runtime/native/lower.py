@@ -14,6 +14,7 @@ from paredown.runtime.native import (  # noqa: F401 - the rules register themsel
     fuse,
     moves,
     padded,
+    pitch,
     pointwise,  # pyright: ignore[reportUnusedImport]
     products,  # pyright: ignore[reportUnusedImport]
     reductions,  # pyright: ignore[reportUnusedImport]
@@ -60,6 +61,7 @@ def lower(exported: Exported, name: str) -> tuple[Plan, dict[str, torch.Tensor]]
     b.finish()
     plan = b.plan(name, inputs, outputs)
     fuse.merge(plan, b.weights)
+    pitch.spread(plan)
     arena.place(plan)
     _forget(plan, b.weights)
     return plan, b.weights

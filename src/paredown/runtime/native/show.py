@@ -60,7 +60,7 @@ def _place(plan: Plan, t: Tensor) -> str:
 
 
 def layout(t: Tensor) -> str:
-    """``rows`` for row-major, ``nhwc``, ``view`` for a part or another order."""
+    """``rows`` for row-major, ``nhwc``, ``view`` for a part, rows apart or another order."""
     if len(t.shape) == 4 and t.shape[1] > 1 and views.pixels(t) is not None:
         dense = t.strides == views.channels_last(t.shape)
         return "nhwc" if dense and t.offset == 0 else "nhwc-slice"

@@ -20,8 +20,30 @@ struct Ahead {
     int64_t lines = 0;  // of weights, with each step along k
 };
 
-// Rows 0-15 of the block (and 16-31) against columns 0-15 of the panel (and 16-31).
-template <Kind K, bool TwoRows, bool TwoColumns>
+// Whether tiles come by a load that leaves L1 to others: what is read once for each block or panel would push
+// out what is read again and again.
+struct Pass {
+    bool rows = false, weights = false;
+};
+
+template <bool Passing, int Tile>
+PAREDOWN_INLINE void load_tile(const char* p, int64_t stride) {
+    // The builtins want literal numbers.
+#define PAREDOWN_LOAD_TILE(T)                                  \
+    if constexpr (Tile == T) {                                 \
+        if constexpr (Passing) _tile_stream_loadd(T, p, stride); \
+        if constexpr (!Passing) _tile_loadd(T, p, stride);     \
+    }
+    PAREDOWN_LOAD_TILE(4)
+    PAREDOWN_LOAD_TILE(5)
+    PAREDOWN_LOAD_TILE(6)
+    PAREDOWN_LOAD_TILE(7)
+#undef PAREDOWN_LOAD_TILE
+}
+
+// Rows 0-15 of the block (and 16-31) against columns 0-15 of the panel (and 16-31). All tiles of a step are
+// loaded before the first product: one that waits for its tile would hold up those behind it.
+template <Kind K, bool TwoRows, bool TwoColumns, bool PassRows, bool PassWeights>
 void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t taps, int64_t tap_bytes,
                const char* w, char* sums, Pending& before, Ahead ahead) {
     constexpr int64_t w_stride = kPanel * 4;
@@ -34,18 +56,14 @@ void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t ta
     for (int64_t tap = 0; tap < taps; ++tap) {
         const char *low = a + offsets[tap], *high = low + 16 * stride;
         for (int64_t k = 0; k < tap_bytes; k += 64, w += 16 * w_stride) {
-            _tile_loadd(4, low + k, stride);
-            _tile_loadd(6, w, w_stride);
+            load_tile<PassWeights, 6>(w, w_stride);
+            load_tile<PassRows, 4>(low + k, stride);
+            if constexpr (TwoColumns) load_tile<PassWeights, 7>(w + 64, w_stride);
+            if constexpr (TwoRows) load_tile<PassRows, 5>(high + k, stride);
             PAREDOWN_TILE_PRODUCT(0, 4, 6);
-            if constexpr (TwoRows) {
-                _tile_loadd(5, high + k, stride);
-                PAREDOWN_TILE_PRODUCT(2, 5, 6);
-            }
-            if constexpr (TwoColumns) {
-                _tile_loadd(7, w + 64, w_stride);
-                PAREDOWN_TILE_PRODUCT(1, 4, 7);
-                if constexpr (TwoRows) PAREDOWN_TILE_PRODUCT(3, 5, 7);
-            }
+            if constexpr (TwoColumns) PAREDOWN_TILE_PRODUCT(1, 4, 7);
+            if constexpr (TwoRows) PAREDOWN_TILE_PRODUCT(2, 5, 6);
+            if constexpr (TwoRows && TwoColumns) PAREDOWN_TILE_PRODUCT(3, 5, 7);
             for (int64_t i = 0; i < ahead.lines; ++i, ahead.weights += 64) _mm_prefetch(ahead.weights, _MM_HINT_T1);
             before.step(per_step);
         }
@@ -60,10 +78,34 @@ void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t ta
 using SumTiles = void (*)(const char*, int64_t, const int64_t*, int64_t, int64_t, const char*, char*, Pending&,
                           Ahead);
 
-template <Kind K>
+template <Kind K, bool PassRows, bool PassWeights>
 SumTiles sum_tiles_of(bool two_rows, bool two_columns) {
-    if (two_rows) return two_columns ? sum_tiles<K, true, true> : sum_tiles<K, true, false>;
-    return two_columns ? sum_tiles<K, false, true> : sum_tiles<K, false, false>;
+    if (two_rows)
+        return two_columns ? sum_tiles<K, true, true, PassRows, PassWeights>
+                           : sum_tiles<K, true, false, PassRows, PassWeights>;
+    return two_columns ? sum_tiles<K, false, true, PassRows, PassWeights>
+                       : sum_tiles<K, false, false, PassRows, PassWeights>;
+}
+
+template <Kind K>
+SumTiles sum_tiles_of(bool two_rows, bool two_columns, Pass pass) {
+    if (pass.rows)
+        return pass.weights ? sum_tiles_of<K, true, true>(two_rows, two_columns)
+                            : sum_tiles_of<K, true, false>(two_rows, two_columns);
+    return pass.weights ? sum_tiles_of<K, false, true>(two_rows, two_columns)
+                        : sum_tiles_of<K, false, false>(two_rows, two_columns);
+}
+
+// L1 holds the panel or the rows that taps share, beside what passes by.
+constexpr int64_t kPanelStays = 44 << 10, kTapsStay = 24 << 10, kAllStay = 32 << 10;
+
+// Of bf16: integers gained nothing by it, as their rows are half as long and their epilogues longer.
+Pass pass_of(const Geometry& g) {
+    const int64_t blocks = tile_blocks(g), panel = g.l.panel_bytes();
+    if (blocks == 1) return {false, true};  // each weight is read once, the rows by every panel
+    if (!g.l.columns && g.l.taps > 1) return {false, panel > kTapsStay};  // taps read the same rows
+    if (blocks * kTileRows * g.l.k_bytes + panel <= kAllStay) return {};
+    return {true, panel > kPanelStays};
 }
 
 template <Sum S>
@@ -77,6 +119,7 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
     Pending pending[2];
     Finish finish[2];
     int turn = 0;
+    [[maybe_unused]] const Pass pass = S == Sum::bf16 ? pass_of(g) : Pass{};
     configure();
     walk<S, tile_blocks>(
         g, begin, end, static_cast<char*>(scratch), finish,
@@ -102,10 +145,10 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
             const bool two_rows = left > 16, two_columns = f.columns > 16;
             SumTiles sum;
             if constexpr (S == Sum::bf16)
-                sum = sum_tiles_of<Kind::bf16>(two_rows, two_columns);
+                sum = sum_tiles_of<Kind::bf16>(two_rows, two_columns, pass);
             else
-                sum = v.in_type == DType::u8 ? sum_tiles_of<Kind::u8s8>(two_rows, two_columns)
-                                             : sum_tiles_of<Kind::s8s8>(two_rows, two_columns);
+                sum = v.in_type == DType::u8 ? sum_tiles_of<Kind::u8s8, false, false>(two_rows, two_columns)
+                                             : sum_tiles_of<Kind::s8s8, false, false>(two_rows, two_columns);
             Ahead ahead;
             const int64_t blocks = tile_blocks(g), part = ceil_div(g.l.panel_bytes(), blocks * 64);
             ahead.weights = w + g.l.panel_bytes() + block * part * 64;
@@ -145,7 +188,7 @@ struct TileAttention {
     static void multiply(const char* a, int64_t stride, int rows, int64_t bytes, const char* w, float* sums) {
         Pending none;  // nothing waits: the epilogue of attention is not one of rows
         const int64_t offset = 0;
-        sum_tiles_of<Kind::bf16>(rows > 16, true)(a, stride, &offset, 1, bytes, w,
+        sum_tiles_of<Kind::bf16, false, false>(rows > 16, true)(a, stride, &offset, 1, bytes, w,
                                                   reinterpret_cast<char*>(sums), none, Ahead());
     }
 };
@@ -163,10 +206,10 @@ struct TileProduct {
         const int64_t offset = 0;
         SumTiles sum;
         if constexpr (S == Sum::bf16)
-            sum = sum_tiles_of<Kind::bf16>(rows > 16, true);
+            sum = sum_tiles_of<Kind::bf16, false, false>(rows > 16, true);
         else
-            sum = a_type == DType::u8 ? sum_tiles_of<Kind::u8s8>(rows > 16, true)
-                                      : sum_tiles_of<Kind::s8s8>(rows > 16, true);
+            sum = a_type == DType::u8 ? sum_tiles_of<Kind::u8s8, false, false>(rows > 16, true)
+                                      : sum_tiles_of<Kind::s8s8, false, false>(rows > 16, true);
         sum(a, stride, &offset, 1, bytes, w, sums, none, Ahead());
     }
 };

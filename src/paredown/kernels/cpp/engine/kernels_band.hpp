@@ -17,6 +17,10 @@ constexpr int64_t kBandBytes = 256 << 10;
 constexpr int64_t kChunkBytes = 256 << 10, kLargeChunkBytes = 1 << 20, kLargeWeights = 512 << 10;
 constexpr int64_t kSmallWeights = 64 << 10, kSmallChunkBytes = 32 << 10;
 constexpr int64_t kMaxTaps = 1024;
+// Rows of a matrix that are cut in two although one chunk would hold them, and the weights that still let them.
+constexpr int64_t kFewestOwn = 64, kWeightsToRows = 2;
+// Pixels of scratch an even number of cache lines apart push each other out of L1: one line more.
+constexpr int64_t kLine = 64, kLongPixel = 512;
 constexpr int64_t kSlack = 64;  // rows that tiles may read beyond the last one
 
 struct Geometry {
@@ -26,6 +30,7 @@ struct Geometry {
     int64_t bands = 1, band_rows = 1;  // output rows per chunk
     int64_t lines = 1, line = 1, pitch = 1;  // of a full chunk: lines of `line` outputs, `pitch` apart
     int64_t row_bytes = 0;                   // between consecutive outputs
+    int64_t pixel_bytes = 0;                 // between pixels of scratch
     int64_t phases_h = 1, phases_w = 1, plane_rows = 1, plane_width = 1;
     int64_t columns_at = 0;  // of the column matrix in scratch
     size_t scratch = 0;
@@ -54,13 +59,18 @@ Geometry geometry_of(const Conv& given) {
         g.flat = true;
         g.bands = ceil_div(pixels, rows);
         g.band_rows = g.lines = 1;
-        g.line = g.pitch = least(round_up(ceil_div(pixels, g.bands), 32), pixels);
+        // Two threads, each its own rows: they go from one core to another far slower than weights from L3.
+        const bool own = pixels >= kFewestOwn && l.sums_at() < kWeightsToRows * pixels * per_row;
+        if (g.bands > 1 || own) g.bands = round_up(g.bands, 2);
+        g.line = g.pitch = least(round_up(ceil_div(pixels, g.bands), 16), pixels);
         g.bands = ceil_div(pixels, g.line);
         g.row_bytes = g.direct ? v.in_stride * element_size(S) : l.k_bytes;
         g.scratch = static_cast<size_t>((g.direct ? kSlack : g.line + kSlack) * l.k_bytes);
         return g;
     }
     const int64_t reach_h = (v.kh - 1) * v.dilation_h, reach_w = (v.kw - 1) * v.dilation_w;
+    const bool aligned = l.tap_bytes >= kLongPixel && l.tap_bytes % (4 * kLine) == 0;
+    g.pixel_bytes = l.tap_bytes + (aligned && !l.columns ? kLine : 0);
     int64_t per_row, halo;  // bytes of scratch for one output row, and rows on top
     if (l.columns) {
         g.plane_width = (v.out_w - 1) * v.stride_w + reach_w + 1;
@@ -70,7 +80,7 @@ Geometry geometry_of(const Conv& given) {
         g.phases_h = v.kh == 1 || v.dilation_h % v.stride_h == 0 ? 1 : v.stride_h;
         g.phases_w = v.kw == 1 || v.dilation_w % v.stride_w == 0 ? 1 : v.stride_w;
         g.plane_width = v.out_w + reach_w / v.stride_w;
-        per_row = g.phases_h * g.phases_w * g.plane_width * l.tap_bytes;
+        per_row = g.phases_h * g.phases_w * g.plane_width * g.pixel_bytes;
         halo = reach_h / v.stride_h;
     }
     g.band_rows = least(v.out_h, most(1, kBandBytes / per_row - halo));
@@ -88,10 +98,10 @@ Geometry geometry_of(const Conv& given) {
         g.columns_at = round_up(g.plane_rows * g.plane_width * l.tap_bytes + 128, 64);
         g.scratch = static_cast<size_t>(g.columns_at + (g.line + kSlack) * l.k_bytes + 128);
     } else {
-        g.row_bytes = l.tap_bytes;
+        g.row_bytes = g.pixel_bytes;
         g.plane_rows = g.band_rows + reach_h / v.stride_h;
         g.scratch = static_cast<size_t>(
-            (g.phases_h * g.phases_w * g.plane_rows * g.plane_width + kSlack) * l.tap_bytes);
+            (g.phases_h * g.phases_w * g.plane_rows * g.plane_width + kSlack) * g.pixel_bytes);
     }
     return g;
 }
@@ -108,7 +118,7 @@ inline void tap_offsets(const Geometry& g, int64_t* offsets) {
             const int64_t y = ky * v.dilation_h, x = kx * v.dilation_w;
             const int64_t phase = y % v.stride_h * g.phases_w + x % v.stride_w;
             offsets[ky * v.kw + kx] =
-                ((phase * g.plane_rows + y / v.stride_h) * g.plane_width + x / v.stride_w) * g.l.tap_bytes;
+                ((phase * g.plane_rows + y / v.stride_h) * g.plane_width + x / v.stride_w) * g.pixel_bytes;
         }
 }
 
@@ -198,11 +208,11 @@ const char* prepare(const Geometry& g, int64_t image, int64_t band, int64_t grou
     }
     for (int64_t py = 0; py < g.phases_h; ++py)
         for (int64_t px = 0; px < g.phases_w; ++px) {
-            char* plane = scratch + (py * g.phases_w + px) * g.plane_rows * g.plane_width * g.l.tap_bytes;
+            char* plane = scratch + (py * g.phases_w + px) * g.plane_rows * g.plane_width * g.pixel_bytes;
             for (int64_t r = 0; r < rows + reach_h / v.stride_h; ++r)
-                copy_row<S>(v, row_of((top + r) * v.stride_h + py - v.pad_top), g.l.in, g.l.tap_bytes,
+                copy_row<S>(v, row_of((top + r) * v.stride_h + py - v.pad_top), g.l.in, g.pixel_bytes,
                             g.plane_width, v.stride_w, px - v.pad_left, zero_point,
-                            plane + r * g.plane_width * g.l.tap_bytes);
+                            plane + r * g.plane_width * g.pixel_bytes);
         }
     return scratch;
 }
