@@ -34,7 +34,7 @@ FOLDER = Path(__file__).with_name("nets")
 SIZE, NOISE, PIECES = 48, 0.3, 3
 JUDGED_NOISE = 0.75
 """What the residual network is used under: more noise than it was trained for."""
-SPREAD = 4.0
+SPREAD, SPREAD_ENCODER = 4.0, 8.0
 """Factors of the channels of a transformer's norms lie between its inverse and itself."""
 
 
@@ -170,18 +170,20 @@ NEW: dict[str, Trained] = {
 
 
 @torch.no_grad()
-def spread(model: nn.Module, pairs: Sequence[tuple[str, str]], seed: int = 0) -> nn.Module:
-    """Scale channels after each block's norms by ``SPREAD ** u``, u uniform in -1..1, in place.
+def spread(
+    model: nn.Module, pairs: Sequence[tuple[str, str]], largest: float = SPREAD
+) -> nn.Module:
+    """Scale channels after each block's norms by ``largest ** u``, u uniform in -1..1, in place.
 
     ``pairs`` name a norm and the linear that reads it inside each of ``blocks``; the linear's
     columns are divided by as much.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for block in model.get_submodule("blocks").children():
         for norm, linear in pairs:
             one, other = block.get_submodule(norm), block.get_submodule(linear)
             draw = torch.rand(one.get_parameter("weight").shape, generator=generator)
-            factor = SPREAD ** (2 * draw - 1)
+            factor = largest ** (2 * draw - 1)
             one.get_parameter("weight").mul_(factor)
             one.get_parameter("bias").mul_(factor)
             other.get_parameter("weight").div_(factor)
@@ -222,7 +224,7 @@ def vit() -> Workload:
 
 def encoder() -> Workload:
     """Three blocks of width 128: whose source 96 bytes are of."""
-    return tasks.which_source(spread(_stored("encoder"), ENCODER))
+    return tasks.which_source(spread(_stored("encoder"), ENCODER, SPREAD_ENCODER))
 
 
 def decoder() -> Workload:

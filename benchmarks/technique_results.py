@@ -88,13 +88,13 @@ def explanations() -> dict[str, str]:
 
 
 def read_plan(scale: str) -> dict[str, Any]:
-    """techniques.yaml with the scale's effort and the file's hash."""
-    text = PLAN.read_text()
-    plan = yaml.safe_load(text)
+    """techniques.yaml with the scale's effort and a hash of all but the networks' descriptions."""
+    plan = yaml.safe_load(PLAN.read_text())
+    settings = json.dumps({**plan, "networks": list(plan["networks"])}, sort_keys=True)
     return {
         **plan,
         "effort": plan["efforts"][scale],
-        "hash": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "hash": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
 
 
@@ -125,7 +125,12 @@ class Book:
         )
 
     def add(self, part: str, row: dict[str, Any]) -> None:
-        """Take a row in, in place of an older one of the same name, and write."""
+        """Take a row in, in place of an older one of the same name, and write.
+
+        The file is read anew: another run may have added rows of its own meanwhile.
+        """
+        if self.path is not None:
+            self.rows = Book.open(self.path, self.plan, self.scale).rows
         others = [r for r in self.rows[part] if r["row"] != row["row"] or not self._same(part, r)]
         self.rows[part] = [*others, row]
         self.write()

@@ -237,7 +237,8 @@ def techniques(body: dict[str, Any]) -> list[str]:
 
 def _steps(arm: dict[str, Any]) -> str:
     steps = ", ".join(s["technique"] for s in arm["steps"]) or "nothing"
-    return f"{steps} -> {arm['lower']['backend']}"
+    trials = arm["trials"].get("done", 0)
+    return f"{steps} -> {arm['lower']['backend']} ({trials} trial{'s' * (trials != 1)})"
 
 
 def _load(rows: list[dict[str, Any]]) -> str:

@@ -140,6 +140,18 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bench, tmp_path, monkeypatc
     assert bench.results.Book.open(file, {**plan(), "hash": "x"}, "quick").rows["families"] == []
 
 
+def test_two_runs_at_once_keep_each_others_rows(bench, tmp_path):
+    file = tmp_path / "t.json"
+    one, other = (bench.results.Book.open(file, plan(), "quick") for _ in range(2))
+    row = {"scale": "quick", "plan": "h", "verdict": "win", "gain": 2.0}
+    one.add("families", {**row, "row": "a/latency"})
+    other.add("families", {**row, "row": "b/latency"})
+    one.add("peers", {"row": "p/a", "scale": "quick", "plan": "h", "failed": "no such package"})
+    body = json.loads(file.read_text())
+    assert [r["row"] for r in body["families"]] == ["a/latency", "b/latency"]
+    assert body["peers_summary"]["not testable here"] == {"p/a": "no such package"}
+
+
 def test_a_network_that_cannot_tell_techniques_apart_is_refused(bench, monkeypatch):
     asked = plan()["fit"]
     assert bench.check.Fitness(0.9, 0.8, 10).why_not(asked) is None
