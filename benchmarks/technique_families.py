@@ -14,6 +14,7 @@ import torch
 from technique_results import by_interval
 
 from paredown import artefact, quality, runtime
+from paredown.errors import MeasurementError
 from paredown.measure.child import Jobs, Limits
 from paredown.measure.compare import interleave
 from paredown.paring import down
@@ -118,13 +119,22 @@ def row(name: str, plan: dict[str, Any], real_time: bool) -> dict[str, Any]:
         for n, folder in folders.items():
             only = plan["base"] + (extra if n == "with" else [])
             found[n] = arm(target, plan, budget, only, folder)
+        idle = [n for n in folders if not found[n]["trials"].get("done")]
+        if idle:
+            raise MeasurementError(f"{' and '.join(idle)}: no candidate was measured in the effort")
         job = Job(target, folders, plan["threads"], real_time)
         timed = Jobs().run(measure, job, limits=Limits.default(600))
     for n, figures in timed.items():
         found[n] = {**found.get(n, {}), **figures} if isinstance(figures, dict) else figures
     used = {s["technique"] for s in found["with"]["steps"]}
     found["families_used"] = [f for f in extra if f in used]
-    return {**found, **judged(found, budget, plan["allowed_drop"])}
+    return {**found, **credited(judged(found, budget, plan["allowed_drop"]), found)}
+
+
+def credited(verdict: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A win whose recipe holds none of the families is the search's luck, and counts as no gain."""
+    lucky = verdict["verdict"] == "win" and not row["families_used"]
+    return {**verdict, "verdict": "luck"} if lucky else verdict
 
 
 def judged(row: dict[str, Any], budget: str, allowed: float) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def summary(rows: list[dict[str, Any]], plan: dict[str, Any], scale: str) -> dic
     of = len(plan["networks"]) * len(plan["budgets"])
     rows = [r for r in rows if r["scale"] == scale]
     done = [r for r in rows if "verdict" in r]
-    gains = [r["gain"] for r in done if r["gain"] is not None]
+    gains = [1.0 if r["verdict"] == "luck" else r["gain"] for r in done if r["gain"] is not None]
     mean = math.exp(sum(map(math.log, gains)) / len(gains)) if gains else None
     verdicts = {v: [r["row"] for r in done if r["verdict"] == v] for v in VERDICTS}
     asked = plan["asked"]
@@ -50,7 +50,7 @@ def summary(rows: list[dict[str, Any]], plan: dict[str, Any], scale: str) -> dic
     }
 
 
-VERDICTS = ("win", "tie", "loss", "neither")
+VERDICTS = ("win", "tie", "loss", "luck", "neither")
 
 
 def peers_summary(rows: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, Any]:

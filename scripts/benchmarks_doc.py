@@ -203,6 +203,10 @@ def techniques(body: dict[str, Any]) -> list[str]:
     lines = ["## Families of techniques, and peers at equal bits", ""]
     for scale, s in body["summary"].items():
         done = [r for r in body["families"] if r["scale"] == scale and "verdict" in r]
+        if not done:
+            why = "; ".join(f"{n}: {w}" for n, w in s["failed"].items())
+            lines += [f"At scale {scale}, of {s['of']} rows none has a result ({why}).", ""]
+            continue
         rows = [
             [
                 r["row"],
@@ -228,7 +232,8 @@ def techniques(body: dict[str, Any]) -> list[str]:
             *table([*head, "gain", "verdict"], rows),
             "",
             f"{s['rows']} of {s['of']} rows run. Geometric mean {mean} over {s['counted_rows']}"
-            f" (asked 1.3x), {len(s['win'])} won, {len(s['tie'])} tied, {len(s['loss'])} lost:"
+            f" (asked 1.3x), {len(s['win'])} won, {len(s['tie'])} tied, {len(s['loss'])} lost,"
+            f" {len(s['luck'])} won by luck (none of the families in the recipe):"
             f" {'reached' if s['reached'] else 'not reached'}. {_load(done)}",
             "",
         ]

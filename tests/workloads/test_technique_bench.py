@@ -65,6 +65,16 @@ def test_a_result_that_loses_quality_has_no_gain(bench, drops, verdict):
     assert (found["verdict"], found["gain"]) == (verdict, None)
 
 
+def test_a_win_without_any_of_the_families_is_luck_and_no_gain(bench):
+    found = {**arms(9, sizes=(50, 100)), "families_used": []}
+    verdict = bench.families.judged(found, "size", 0.01)
+    lucky = bench.families.credited(verdict, found)
+    assert lucky["verdict"] == "luck"
+    assert bench.families.credited(verdict, {"families_used": ["nf4"]})["verdict"] == "win"
+    row = {**lucky, "row": "a/latency", "scale": "quick"}
+    assert bench.results.summary([row], plan(), "quick")["geometric_mean"] == 1.0
+
+
 def plan():
     return {
         "hash": "h",
