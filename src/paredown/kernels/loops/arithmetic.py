@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -61,16 +62,16 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Arithmetic:
+class Arithmetic(ABC):
     """Values of expressions; subclasses say what variables and elements are."""
 
+    @abstractmethod
     def variable(self, name: str) -> Any:
         """The value of a variable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def element(self, load: Load, index: list[Any]) -> Any:
         """Elements of a buffer at these indices."""
-        raise NotImplementedError
 
     def where(self, condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         """One of two by a condition; both may be evaluated."""

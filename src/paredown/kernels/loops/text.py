@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import isfinite
 
 from paredown.errors import InputError
@@ -63,7 +64,7 @@ def function(name: str) -> str:
     return FUNCTIONS.get(name, f"{name}f")
 
 
-class Printer:
+class Printer(ABC):
     """Statements as lines of C. Subclasses say what stands before loops and arrays."""
 
     def lines(self, body: Body, depth: int = 1) -> list[str]:
@@ -109,17 +110,17 @@ class Printer:
             case _:
                 raise AssertionError(f"no such statement: {s}")
 
+    @abstractmethod
     def before(self, s: For) -> list[str]:
         """What stands before a loop of this kind."""
-        raise NotImplementedError
 
     def array(self, s: Allocate) -> str:
         """An array."""
         return f"{s.dtype} {s.name}[{s.size}];"
 
+    @abstractmethod
     def barrier(self) -> str:
         """A barrier; raises ``InputError`` where there is none."""
-        raise NotImplementedError
 
 
 def parameters(kernel: Kernel) -> str:
