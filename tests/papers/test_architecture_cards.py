@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from paredown import zoo
 from paredown.figure import measured
 from paredown.nn.detection import Detections, Target
 from paredown.papers.cards import (
@@ -62,6 +63,8 @@ def canned(monkeypatch):
             for i, n in enumerate(names)
         }
 
+    table = {r.name: r for r in zoo.rows()}
+    monkeypatch.setattr(architectures, "rows_counted", lambda names: [table[n] for n in names])
     monkeypatch.setattr(architectures, "side_by_side", side_by_side)
     monkeypatch.setattr(architectures, "scores", scores)
     monkeypatch.setattr(architectures, "sizes_of", lambda model, inputs: (1000, 2000))

@@ -28,6 +28,7 @@ from paredown.papers.cards._parts import Contrast, Exact, Scores, Timing, Traine
 from paredown.papers.cards._subjects import timed_runs
 from paredown.papers.cards._task import pool
 from paredown.papers.timing import side_by_side
+from paredown.result import ZooRow
 from paredown.workload import Workload
 
 THREADS, SECONDS = 2, {"quick": 6.0, "full": 30.0}
@@ -82,8 +83,7 @@ class ArchitectureCard(Card):
         checks: list[Check] = []
         if not self.rows:
             return checks
-        with pool(2) as workers:
-            kept = list(workers.map(zoo.row, self.rows))
+        kept = rows_counted(self.rows)
         found = {r.name: (r.params, r.macs) for r in kept}
         published = {r.name: (r.paper_params, r.paper_macs) for r in kept}
         for at, (kind, most) in enumerate(zip(("params", "MACs"), self.errors, strict=True)):
@@ -170,6 +170,12 @@ class ArchitectureCard(Card):
                 row = {metric: values[i] for metric, values in found[name].items()}
                 table.append({"network": name, "seed": seed, **row})
         return [judged(c, found, self.trained.floors) for c in self.learnt]
+
+
+def rows_counted(names: Sequence[str]) -> list[ZooRow]:
+    """Rows of the zoo counted anew, two networks at a time."""
+    with pool(2) as workers:
+        return list(workers.map(zoo.row, names))
 
 
 def judged(part: Contrast, found: Scores, floors: Mapping[str, float]) -> Check:
