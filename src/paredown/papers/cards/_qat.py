@@ -44,7 +44,7 @@ def prepare(floats: Workload, bits: int) -> nn.Module:
 
     Input ranges are those of post-training calibration; they stay fixed.
     """
-    technique = StaticInt8()
+    technique = StaticInt8(smooth=False, correct=False)
     change = technique.apply(floats, technique.sites(floats, capture(floats)))
     model = floats.own().model
     for path, form in change.workload.model.named_modules():

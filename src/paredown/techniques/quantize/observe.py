@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -75,10 +75,18 @@ class Histogram:
 
 
 class Peaks:
-    """Largest absolute value of each column (the last dimension), over all rows seen."""
+    """Largest absolute value and mean square of each column (the last dimension), over all rows."""
 
     def __init__(self) -> None:
         self.values: Tensor | None = None
+        self.squares: Tensor | None = None
+        self.rows = 0
+
+    def mean_square(self) -> Tensor:
+        """``(columns,)`` float64; raises ``InputError`` where nothing passed."""
+        if self.squares is None:
+            raise InputError("no calibration input reaches it; leave the site out")
+        return self.squares / self.rows
 
     def add(self, x: Tensor) -> None:
         """Take in ``(..., columns)``; raises ``InputError`` for NaN or infinity."""
@@ -89,6 +97,9 @@ class Peaks:
         if not bool(torch.isfinite(peaks).all()):
             raise InputError("a calibration input makes it NaN or infinite")
         self.values = peaks if self.values is None else torch.maximum(self.values, peaks)
+        squares = x.square().sum(dim=0, dtype=torch.float64)
+        self.squares = squares if self.squares is None else self.squares + squares
+        self.rows += len(x)
 
 
 class Rows:
@@ -131,12 +142,15 @@ def input_rows(workload: Workload, at: Iterable[str]) -> dict[str, Rows]:
     return _inputs(workload, {path: Rows() for path in at})
 
 
-def input_histograms(workload: Workload, at: Iterable[str]) -> dict[str, Histogram]:
+def input_histograms(
+    workload: Workload, at: Iterable[str], divided: Mapping[str, Tensor] | None = None
+) -> dict[str, Histogram]:
     """Histograms of the first input of each module in ``at`` over the calibration inputs.
 
-    Raises ``InputError`` without calibration items, or naming the module where one overflows.
+    ``divided`` holds factors by path that columns are divided by before they are counted. Raises
+    ``InputError`` without calibration items, or naming the module where one overflows.
     """
-    return _inputs(workload, {path: Histogram() for path in at})
+    return _inputs(workload, {path: Histogram() for path in at}, divided)
 
 
 def input_peaks(workload: Workload, at: Iterable[str]) -> dict[str, Peaks]:
@@ -149,13 +163,17 @@ def input_peaks(workload: Workload, at: Iterable[str]) -> dict[str, Peaks]:
 Seen = TypeVar("Seen", Histogram, Peaks, Rows)
 
 
-def _inputs(workload: Workload, seen: dict[str, Seen]) -> dict[str, Seen]:
+def _inputs(
+    workload: Workload, seen: dict[str, Seen], divided: Mapping[str, Tensor] | None = None
+) -> dict[str, Seen]:
     copy = workload.copy()
     copy.model.eval()
 
     def watch(path: str) -> Any:
         def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
+            if divided and path in divided:
+                x = (x / divided[path]).to(x.dtype)
             try:
                 seen[path].add(x)
             except InputError as e:

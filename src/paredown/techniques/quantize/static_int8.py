@@ -11,22 +11,25 @@ Deviations: activation ranges are percentiles of one histogram over all calibrat
 keeps moving averages of minima and maxima); bias stays float, as CPU runtimes take it; ranges of
 both signs are ``symmetric`` unless asked otherwise, at zero point 128, because OpenVINO's CPU
 plugin then corrects for no zero point (ConvNeXt-tiny and ViT-Ti at 96 pixels ran in 0.82 to 0.86 of
-the asymmetric time: minima of interleaved runs on a loaded 2-core AMX machine). The paper's own is
-``symmetric=False, percentile=100``.
+the asymmetric time: minima of interleaved runs on a loaded 2-core AMX machine); channels after
+norms are made even first (`smooth`); biases take back the mean error (`bias_correction`). The
+paper's own is ``symmetric=False, percentile=100, smooth=False, correct=False``.
 Cost law: weights a quarter of fp32; time only where a backend has an integer kernel for the layer.
 Limits: transposed convolutions, recurrent layers and embeddings are refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.editing import Editor
 from paredown.errors import InputError
+from paredown.graph.capture import capture
 from paredown.graph.graph import Graph
 from paredown.runtime.quantized import QuantConv, QuantLinear
 from paredown.technique import (
@@ -40,17 +43,21 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.quantize import smooth
+from paredown.techniques.quantize.bias_correction import mean_errors
 from paredown.techniques.quantize.common import (
     Usage,
     affine_range,
     dtype_name,
+    is_conv1d,
     kind_of,
     matrix,
     paths,
     symmetric,
     weighted_sites,
 )
-from paredown.techniques.quantize.observe import input_histograms
+from paredown.techniques.quantize.norm_flow import Fed, norms
+from paredown.techniques.quantize.observe import input_histograms, input_peaks
 from paredown.workload import Workload
 
 _NOT_THESE = {
@@ -82,6 +89,8 @@ class StaticInt8(Rewrite):
     ] = True
     per_channel: Annotated[bool, "one weight scale per output channel, else one per tensor"] = True
     weight_bits: Annotated[int, "8, or 4 for study: a 4-bit weight still takes a byte here"] = 8
+    smooth: Annotated[bool, "the spread of channels after norms moved into weights"] = True
+    correct: Annotated[bool, "biases take back the mean error over the calibration data"] = True
 
     @classmethod
     def variants(cls) -> dict[str, dict[str, Any]]:
@@ -108,9 +117,19 @@ class StaticInt8(Rewrite):
         return weighted_sites(workload, judge)
 
     def decide(self, workload: Workload, sites: Sites) -> Decisions:
-        """Scale and zero point of every site's input, from one pass over the calibration data."""
+        """Norms to smooth, every site's input range, what its bias takes back.
+
+        Three passes over the calibration data at most, one for each.
+        """
         at = paths(workload, sites.ok)
-        seen = input_histograms(workload, [p for _, p in at])
+        smoothed = self._smoothed(workload, sites)
+        model = workload.model
+        divided = {
+            path: smooth.ratio(model.get_submodule(norm), new).float()
+            for norm, (linears, new) in smoothed.items()
+            for path in linears
+        }
+        seen = input_histograms(workload, [p for _, p in at], divided)
         inputs: dict[str, list[float]] = {}
         for name, path in at:
             knobs = self.at(sites, name)
@@ -118,35 +137,115 @@ class StaticInt8(Rewrite):
                 raise InputError(f"{name}: no calibration input reaches it; leave the site out")
             low, high = seen[path].range(knobs.percentile)
             inputs[path] = list(affine_range(low, high, symmetric=knobs.symmetric))
-        return Decisions({"inputs": inputs})
+        values = {"inputs": inputs, "smoothed": {n: list(ls) for n, (ls, _) in smoothed.items()}}
+        tensors = {f"{n}.{k}": t for n, (_, new) in smoothed.items() for k, t in new.items()}
+        found = Decisions(values, tensors)
+        forms = dict(self._forms(model, workload, sites, found))
+        wanted = {p: forms[p] for s, p in at if self._corrects(sites, s, model.get_submodule(p))}
+        for path, error in mean_errors(workload, wanted, divided).items() if wanted else ():
+            bias = forms[path].get_parameter("bias")
+            tensors[f"{path}.bias"] = (bias.detach().double() + error).to(bias.dtype)
+        return found
+
+    def _corrects(self, sites: Sites, name: str, layer: Any) -> bool:
+        return self.at(sites, name).correct and layer.bias is not None
+
+    def _smoothed(
+        self, workload: Workload, sites: Sites
+    ) -> dict[str, tuple[tuple[str, ...], dict[str, Tensor]]]:
+        """Each norm that is smoothed: the linears that it feeds, its new parameters."""
+        at = {p: self.at(sites, s) for s, p in paths(workload, sites.ok)}
+        model = workload.model
+        if not any(isinstance(m, (nn.LayerNorm, nn.RMSNorm)) for m in model.modules()):
+            return {}
+        linears = [p for p, own in at.items() if own.smooth]
+        fed = norms(workload, capture(workload), linears)
+        found = {n: f.linears for n, f in fed.items() if isinstance(f, Fed)}
+        peaks = input_peaks(workload, {ls[0] for ls in found.values()}) if found else {}
+        out: dict[str, tuple[tuple[str, ...], dict[str, Tensor]]] = {}
+        for norm, into in found.items():
+            if peaks[into[0]].values is None:
+                raise InputError(f"{into[0]}: no calibration input reaches it; leave the site out")
+            weights = [matrix(model.get_submodule(p)) for p in into]
+            steps = 2 ** (at[into[0]].weight_bits - 1) - 1
+            f = smooth.factors(peaks[into[0]], weights, steps)
+            if f is not None:
+                out[norm] = into, smooth.folded(model.get_submodule(norm), f)
+        return out
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
-        """The same shape: unit ranges."""
-        return Decisions({"inputs": {p: [1.0, 0] for _, p in paths(workload, sites.ok)}})
+        """The same shape: unit ranges. Smoothing and biases change values alone."""
+        inputs = {p: [1.0, 0] for _, p in paths(workload, sites.ok)}
+        return Decisions({"inputs": inputs, "smoothed": {}})
 
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
-        """Swap each site for its quantized form."""
+        """Norms with what they were smoothed by, each site as its quantized form.
+
+        A linear behind a smoothed norm that is no site here takes the factors in its own dtype.
+        """
         edit = Editor(workload)
-        for name, path in paths(workload, sites.ok):
-            old: Any = edit.model.get_submodule(path)
-            edit.swap(path, self.at(sites, name).form(old, *decisions.values["inputs"][path]))
+        made = dict(self._forms(edit.model, workload, sites, decisions))
+        for norm, linears in decisions.values["smoothed"].items():
+            old, new = edit.model.get_submodule(norm), _of(norm, decisions)
+            for path in linears:
+                if path not in made:
+                    _take_up(edit, path, old, new)
+            for name, value in new.items():
+                edit.tensor(norm, name, value)
+        for path, form in made.items():
+            edit.swap(path, form)
         return edit.change(self, sites.ok, decisions)
 
-    def form(self, old: Any, in_scale: float, in_zero: int) -> QuantLinear | QuantConv:
+    def _forms(
+        self, model: nn.Module, workload: Workload, sites: Sites, decisions: Decisions
+    ) -> Iterator[tuple[str, QuantLinear | QuantConv]]:
+        """Every site's path and form; the model's own layers stay as they are."""
+        values, tensors = decisions.values, decisions.tensors
+        behind = {p: norm for norm, linears in values["smoothed"].items() for p in linears}
+        for name, path in paths(workload, sites.ok):
+            old: Any = model.get_submodule(path)
+            weight, bias = matrix(old), old.bias
+            if path in behind:
+                norm = behind[path]
+                weight, offset = smooth.taken_up(
+                    old, model.get_submodule(norm), _of(norm, decisions)
+                )
+                bias = None if bias is None else (bias.double() + offset).to(bias.dtype)
+            bias = tensors.get(f"{path}.bias", bias)
+            yield path, self.at(sites, name)._form(old, weight, bias, *values["inputs"][path])
+
+    def _form(
+        self, old: Any, weight: Tensor, bias: Tensor | None, in_scale: float, in_zero: int
+    ) -> QuantLinear | QuantConv:
         """The quantized form of a float linear, ``Conv1D`` or convolution."""
-        weight = matrix(old)
-        bias, device = dtype_name(old.bias), weight.device
+        kind, device = dtype_name(old.bias), weight.device
         if kind_of(old) == "linear":
             rows, columns = weight.shape
-            new: Any = QuantLinear(columns, rows, bias, self.per_channel, device)
+            new: Any = QuantLinear(columns, rows, kind, self.per_channel, device)
         else:
             geometry = (old.stride, old.padding, old.dilation, old.groups)
-            new = QuantConv(tuple(weight.shape), *geometry, bias, self.per_channel, device)
+            new = QuantConv(tuple(weight.shape), *geometry, kind, self.per_channel, device)
         packed, scale = symmetric(weight, self.weight_bits, self.per_channel)
         new.weight = nn.Parameter(packed, requires_grad=False)
         new.scale = scale
         new.in_scale = torch.tensor([in_scale], device=device)
         new.in_zero = torch.tensor([in_zero], dtype=torch.int32, device=device)
-        if old.bias is not None:
-            new.bias = nn.Parameter(old.bias.detach(), requires_grad=False)
+        if bias is not None:
+            new.bias = nn.Parameter(bias.detach(), requires_grad=False)
         return new
+
+
+def _of(norm: str, decisions: Decisions) -> dict[str, Tensor]:
+    """A smoothed norm's new parameters."""
+    both = {n: decisions.tensors.get(f"{norm}.{n}") for n in ("weight", "bias")}
+    return {n: t for n, t in both.items() if t is not None}
+
+
+def _take_up(edit: Editor, path: str, norm: nn.Module, new: dict[str, Tensor]) -> None:
+    """Put a norm's factors into a linear that stays in float."""
+    layer: Any = edit.model.get_submodule(path)
+    weight, offset = smooth.taken_up(layer, norm, new)
+    turned = weight.t().contiguous() if is_conv1d(layer) else weight
+    edit.tensor(path, "weight", turned.to(layer.weight.dtype))
+    if layer.bias is not None:
+        edit.tensor(path, "bias", (layer.bias.double() + offset).to(layer.bias.dtype))
