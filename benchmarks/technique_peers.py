@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from technique_families import SECONDS, TARGETS, undisturbed
-from technique_results import by_interval
+from technique_results import by_interval, read_plan
 from torch import nn
 
 from paredown import quality, recipe, runtime
@@ -41,6 +41,8 @@ class Side:
     run: Callable[..., Any]
     size: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    hasten: Callable[[], None] = lambda: None
+    """Called before timing: replaces ``run`` by something faster where there is such."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ class Job:
     real_time: bool
 
 
-def row(name: str, plan: dict[str, Any], real_time: bool) -> dict[str, Any]:
-    """One peer on one network."""
+def row(
+    name: str, plan: dict[str, Any], metrics: tuple[str, ...], real_time: bool, limit: float
+) -> dict[str, Any]:
+    """One peer on one network, within ``limit`` seconds."""
     peer, network = name.split("/")
-    metrics = tuple(plan["peers"][peer]["metrics"])
     job = Job(peer, f"{TARGETS}:{network}", metrics, plan["threads"], real_time)
-    return Jobs().run(compare, job, limits=Limits.default(600))
+    return Jobs().run(compare, job, limits=Limits.default(limit))
 
 
 def compare(job: Job) -> dict[str, Any]:
@@ -73,6 +76,8 @@ def compare(job: Job) -> dict[str, Any]:
     if "size" in job.metrics:
         found["size"] = sized(ours, theirs)
     if "latency" in job.metrics:
+        ours.hasten()
+        theirs.hasten()
         found["latency"] = timed(original, ours, theirs, job.real_time)
     return {"metrics": found, "ours": ours.notes, "theirs": theirs.notes}
 
@@ -119,16 +124,20 @@ def timed(original: Workload, ours: Side, theirs: Side, real_time: bool) -> dict
 
 def own(original: Workload, steps: str, backend: str, threads: int) -> Side:
     """Ours: a recipe lowered. Its size is that of its tensors in eager, else of its files."""
-    asked = parse_inline(steps)
-    made = recipe.run(asked, original)
-    executable = runtime.backend(backend).lower(made.workload, threads=threads)
+    made = recipe.run(parse_inline(steps), original)
+    return lowered(made.workload, backend, threads, steps)
+
+
+def lowered(made: Workload, backend: str, threads: int, steps: str) -> Side:
+    """A pared workload as a side; see `own`."""
+    executable = runtime.backend(backend).lower(made, threads=threads)
     if backend == "eager":
-        size = stored_bytes(made.workload.model)
+        size = stored_bytes(made.model)
     else:
         with tempfile.TemporaryDirectory() as folder:
             files = executable.save(Path(folder))
             size = sum((Path(folder) / f).stat().st_size for f in files)
-    return Side(Facade(executable, made.workload), executable, size, {"recipe": steps})
+    return Side(Facade(executable, made), executable, size, {"recipe": steps})
 
 
 class Rows(nn.Module):
@@ -181,13 +190,56 @@ def nncf_int8(original: Workload, threads: int) -> tuple[Side, Side]:
     import nncf
 
     model = openvino_of(original)
+    data, how = nncf_calibration(original)
+    theirs = nncf.quantize(model, data, **how)
+    return own(original, floats_of(original) + " + static-int8", "native", threads), compiled(
+        theirs, threads
+    )
+
+
+def nncf_calibration(original: Workload) -> tuple[Any, dict[str, Any]]:
+    """The calibration inputs as NNCF takes them, and what else it is told."""
+    import nncf
+
     calls = [args for args, _ in original.calibration_inputs()]
-    data = nncf.Dataset([[x.numpy() for x in args] for args in calls])
     attends = any(isinstance(m, nn.LayerNorm) for m in original.model.modules())
     kind = nncf.ModelType.TRANSFORMER if attends else None
-    theirs = nncf.quantize(model, data, subset_size=len(calls), model_type=kind)
-    steps = ("fold-norm + " if has_norms(original.model) else "") + "bf16 + static-int8"
-    return own(original, steps, "native", threads), compiled(theirs, threads)
+    data = nncf.Dataset([[x.numpy() for x in args] for args in calls])
+    return data, {"subset_size": len(calls), "model_type": kind}
+
+
+def floats_of(original: Workload) -> str:
+    """The steps before our int8: batch norms folded, bf16 around."""
+    return ("fold-norm + " if has_norms(original.model) else "") + "bf16"
+
+
+def nncf_control(original: Workload, threads: int) -> tuple[Side, Side]:
+    """Int8 layers as many as a drop on `evaluate`'s examples allows, on both sides."""
+    import nncf
+
+    from paredown.techniques.quantize.drop_control import within_drop
+    from paredown.techniques.quantize.static_int8 import StaticInt8
+
+    allowed = read_plan("quick")["allowed_drop"]
+    data, how = nncf_calibration(original)
+
+    def judged(model: Any, _: Any) -> tuple[float, None]:
+        # Its compiled model takes the example's shapes: one call an example.
+        def call(x: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(model([x.numpy()])[0].copy())
+
+        return float(quality.judge(original.evaluate, Rows(call)).mean()), None
+
+    theirs = nncf.quantize_with_accuracy_control(
+        openvino_of(original), data, data, judged, max_drop=allowed, **how
+    )
+    floats = recipe.run(parse_inline(floats_of(original)), original).workload
+    before = quality.judge(original.evaluate, original.model)
+    found = within_drop(floats, StaticInt8(), allowed, before=before)
+    note = f"{floats_of(original)} + static-int8 within a drop of {allowed}"
+    ours = lowered(found.change.workload, "native", threads, note)
+    ours.notes["left in float"] = list(found.left)
+    return ours, compiled(theirs, threads)
 
 
 def nncf_int4(original: Workload, threads: int) -> tuple[Side, Side]:
@@ -266,17 +318,21 @@ def torchao_dynamic(original: Workload, threads: int) -> tuple[Side, Side]:
 
     model = original.own().model.eval()
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    faster = torch.compile(model)
-    with torch.inference_mode():
-        faster(*original.inputs)
-        c = interleave(
-            [(n, lambda f=f: f(*original.inputs)) for n, f in (("e", model), ("c", faster))],
-            seconds=2.0,
-        )
     theirs = eager(model)
-    if c["c"].ratio.value < 1:
-        theirs.run = faster
-    theirs.notes = {"compiled": theirs.run is faster}
+
+    def hasten() -> None:
+        faster = torch.compile(model)
+        with torch.inference_mode():
+            faster(*original.inputs)
+            c = interleave(
+                [(n, lambda f=f: f(*original.inputs)) for n, f in (("e", model), ("c", faster))],
+                seconds=2.0,
+            )
+        if c["c"].ratio.value < 1:
+            theirs.run = faster
+        theirs.notes["compiled"] = theirs.run is faster
+
+    theirs.hasten = hasten
     return own(original, "dynamic-int8", "eager", threads), theirs
 
 
@@ -329,6 +385,7 @@ def bitsandbytes_nf4(original: Workload, threads: int) -> tuple[Side, Side]:
 
 PEERS: dict[str, Callable[[Workload, int], tuple[Side, Side]]] = {
     "nncf-int8": nncf_int8,
+    "nncf-accuracy-control": nncf_control,
     "nncf-int4-weights": nncf_int4,
     "torch-pruning": torch_pruning,
     "torchao-dynamic-int8": torchao_dynamic,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,11 @@ class Book:
             r["row"] == row and self._same(part, r) for r in self.rows[part] if not failed(r)
         )
 
+    def lacks(self, row: str, metrics: Sequence[str]) -> tuple[str, ...]:
+        """Those of a peer's ``metrics`` that the row does not hold yet."""
+        held = next((r.get("metrics", {}) for r in self.rows["peers"] if r["row"] == row), {})
+        return tuple(m for m in metrics if m not in held)
+
     def add(self, part: str, row: dict[str, Any]) -> None:
         """Take a row in, in place of an older one of the same name, and write.
 
@@ -132,6 +138,9 @@ class Book:
         if self.path is not None:
             self.rows = Book.open(self.path, self.plan, self.scale).rows
         others = [r for r in self.rows[part] if r["row"] != row["row"] or not self._same(part, r)]
+        if part == "peers":
+            old = next((r for r in self.rows[part] if r["row"] == row["row"]), {})
+            row = merged(old, row)
         self.rows[part] = [*others, row]
         self.write()
 
@@ -155,6 +164,18 @@ class Book:
         write_text(self.path, json.dumps(body, indent=1) + "\n")
 
 
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A peer's row with the metrics of an earlier run of it that the new one did not take.
+
+    Each metric says when and under which load it was taken.
+    """
+    own = ("date", "command", "load_before", "load_after")
+    told = {k: new[k] for k in own if k in new}
+    fresh = {m: {**x, **told} for m, x in new.get("metrics", {}).items()}
+    metrics = {**old.get("metrics", {}), **fresh}
+    return {**new, "metrics": metrics} if metrics else new
+
+
 def failed(row: dict[str, Any]) -> bool:
     return "failed" in row
 
@@ -163,7 +184,7 @@ def line(row: dict[str, Any]) -> str:
     """A row for people."""
     if failed(row):
         return f"{row['row']}: {row['failed']}"
-    if "metrics" in row:
+    if row.get("metrics"):
         told = ", ".join(
             f"{m} {x['verdict']} ({x['value']:.4g})" for m, x in row["metrics"].items()
         )

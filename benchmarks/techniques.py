@@ -1,11 +1,14 @@
 """`pare down` with this benchmark's families of techniques and without; ours against peers.
 
     python benchmarks/techniques.py [--part families|peers] [--scale quick] [--networks A,B]
-        [--rows mobile/latency,...] [--minutes 20] --json benchmarks/results/techniques.json
+        [--rows mobile/latency,...] [--metrics score,size] [--minutes 20]
+        --json benchmarks/results/techniques.json
 
 What is run and asked stands in techniques.yaml, written before the first result. Each row is
 written as soon as it is done, and a later run does those that are missing: none of another machine,
 scale or techniques.yaml is taken over. Where a peer cannot be imported or run, its rows say so.
+Scores and sizes of peers' rows do not depend on how busy the machine is: `--metrics` takes them
+apart from latencies.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +56,29 @@ def network_of(part: str, row: str) -> str:
     return row.split("/")[0 if part == "families" else 1]
 
 
+def lacking(book: Book, row: str, only: list[str] | None) -> tuple[str, ...]:
+    """Metrics that a peer's row still lacks, of those asked for."""
+    metrics = book.plan["peers"][row.split("/")[0]]["metrics"]
+    return book.lacks(row, [m for m in metrics if only is None or m in only])
+
+
+def families_row(row: str, plan: dict[str, Any], real_time: bool) -> dict[str, Any]:
+    return technique_families.row(row, plan, real_time)
+
+
+def peers_row(
+    row: str,
+    plan: dict[str, Any],
+    options: argparse.Namespace,
+    wanted: Callable[[str], tuple[str, ...]],
+) -> dict[str, Any]:
+    return technique_peers.row(row, plan, wanted(row), options.real_time, options.limit)
+
+
 def run(book: Book, part: str, rows: list[str], row: Callable[[str], dict], minutes: float) -> None:
     """Every row that is missing, until the minutes are over."""
     end = time.monotonic() + 60 * minutes
-    left = [r for r in rows if not book.has(part, r)]
+    left = [r for r in rows if part == "peers" or not book.has(part, r)]
     fit = asserted(sorted({network_of(part, r) for r in left}), book.plan)
     for name in left:
         if time.monotonic() > end:
@@ -90,6 +113,8 @@ def main() -> None:
     parser.add_argument("--scale", default="quick", choices=("quick", "full"))
     parser.add_argument("--networks", help="only these, by commas")
     parser.add_argument("--rows", help="only these, by commas: NETWORK/BUDGET or PEER/NETWORK")
+    parser.add_argument("--metrics", help="only these of peers' rows, by commas")
+    parser.add_argument("--limit", type=float, default=600, help="seconds a peer's row may take")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no row after so many"
     )
@@ -103,8 +128,13 @@ def main() -> None:
         rows = [r for r in rows if r in options.rows.split(",")]
     book = Book.open(options.json, plan, options.scale)
     torch.set_num_threads(plan["threads"])
-    part = technique_families if options.part == "families" else technique_peers
-    run(book, options.part, rows, lambda r: part.row(r, plan, options.real_time), options.minutes)
+    only = options.metrics.split(",") if options.metrics else None
+    make = partial(families_row, plan=plan, real_time=options.real_time)
+    if options.part == "peers":
+        wanted = partial(lacking, book, only=only)
+        rows = [r for r in rows if wanted(r)]
+        make = partial(peers_row, plan=plan, options=options, wanted=wanted)
+    run(book, options.part, rows, make, options.minutes)
     book.write()
     print(
         summary(book.rows["families"], plan, options.scale)
