@@ -50,6 +50,7 @@ std::unique_ptr<Step> make(const Kernels& k, const std::string& op, Fields& fiel
     if (op == "conv") return make(k.conv, fields, op);
     if (op == "depthwise") return make(k.depthwise, fields, op);
     if (op == "expand_depthwise") return make(k.expand_depthwise, fields, op);
+    if (op == "mlp") return make(k.mlp, fields, op);
     if (op == "pool") return make(k.pool, fields, op);
     if (op == "global_pool") return make(k.global_pool, fields, op);
     if (op == "attention") return make(k.attention, fields, op);

@@ -138,6 +138,26 @@ void read(Fields& f, ExpandDepthwise& a) {
     read(f, a.depthwise);
 }
 
+void read(Fields& f, Mlp& a) {
+    Fields expand = f.taken("expand_");
+    read(expand, a.expand);
+    expand.demand_empty("expand");
+    f.places.insert(f.places.end(), expand.places.begin(), expand.places.end());
+    const DType from = a.expand.a_type, between = a.expand.ep.out_type;
+    if (size_of(from) != size_of(between) || from == DType::s32 || between == DType::s32)
+        throw std::invalid_argument("operator mlp multiplies one type twice");
+    Gemm& p = a.project;
+    f.get("w", p.w);
+    f.get("c", p.c);
+    f.get("ldc", p.ldc);
+    f.get("n", p.n);
+    read(f, p.ep);
+    p.m = a.expand.m;
+    p.k = a.expand.n;
+    p.a_type = between;
+    p.a_zero = a.expand.ep.out_zero;
+}
+
 void read(Fields& f, Weights& a) {
     FIELD(type); FIELD(out); FIELD(in); FIELD(kh);
     FIELD(kw); FIELD(groups);

@@ -116,6 +116,7 @@ void read(Fields& f, Resize& a);
 void read(Fields& f, Transpose& a);
 void read(Fields& f, Matvec& a);
 void read(Fields& f, ExpandDepthwise& a);  // the first one's as "expand_..."
+void read(Fields& f, Mlp& a);  // the first one's as "expand_...", the second's a, m and k follow from it
 void read(Fields& f, Weights& a);
 
 }  // namespace paredown::engine

@@ -245,6 +245,12 @@ struct ExpandDepthwise {
     Conv depthwise;
 };
 
+// Two products of rows as one kernel: `project` reads what `expand` makes (m, n), which is made in slices of
+// its columns and never whole in memory. `expand` has no residual; its c and the a of `project` are unused.
+struct Mlp {
+    Gemm expand, project;
+};
+
 // How sparse weights of a matrix are held: lists of the inputs of one output, or of four outputs that share
 // theirs (floats only); blocks of 16 outputs by four bytes of k; blocks of 16 outputs by 64 bytes of k (AMX);
 // a bit for each weight with the values of those that are no zero, expanded and multiplied as dense ones.
@@ -289,6 +295,7 @@ struct Kernels {
     Entry<Transpose> transpose;
     Entry<Matvec> matvec;
     Entry<ExpandDepthwise> expand_depthwise;
+    Entry<Mlp> mlp;
 };
 
 // Each fills its table; entries a level has nothing better for are taken from `base`.

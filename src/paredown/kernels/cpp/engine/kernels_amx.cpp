@@ -4,6 +4,7 @@
 // done row by row between the tile products of the present one.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
+#include "kernels_mlp_tiles.hpp"
 #include "kernels_sparse_tiles.hpp"
 
 namespace paredown::engine {
@@ -223,6 +224,8 @@ Kernels amx_kernels(const Kernels& base) {
     TileProducts<Sum::s8>::add(t);
     Expand<TileProduct<Sum::bf16>>::add(t);
     Expand<TileProduct<Sum::s8>>::add(t);
+    MlpOf<MlpTiles<Sum::bf16>>::add(t);
+    MlpOf<MlpTiles<Sum::s8>>::add(t);
     using Attend = AttentionOf<TileAttention>;
     t.attention = {Attend::units, Attend::scratch, Attend::run};
     SparseTiles<Sum::bf16>::add(t);

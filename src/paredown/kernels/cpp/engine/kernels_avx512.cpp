@@ -1,6 +1,7 @@
 // Product kernels on AVX-512 F, BW, DQ and VL: 32 registers of 16 floats.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
+#include "kernels_mlp.hpp"
 #include "kernels_sparse_masked.hpp"
 #include "kernels_sparse_single.hpp"
 #include "kernels_vector.hpp"
@@ -12,6 +13,7 @@ Kernels avx512_kernels(const Kernels& base) {
     t.isa = "avx512";
     add_products<Sum::f32, Sum::wide, Sum::s16>(t);
     add_expansions<Sum::f32, Sum::wide, Sum::s16>(t);
+    add_mlps<Sum::f32, Sum::wide, Sum::s16>(t);
     add_sparse<Sum::f32, Sum::wide, Sum::s16>(t);
     SparseSingle::add(t);
     add_masked<Sum::f32, Sum::wide, Sum::s16>(t);

@@ -2,6 +2,7 @@
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
 #include "kernels_matvec_vnni.hpp"
+#include "kernels_mlp.hpp"
 #include "kernels_sparse_masked.hpp"
 #include "kernels_vector.hpp"
 
@@ -11,6 +12,7 @@ Kernels avx512_bf16_kernels(const Kernels& base) {
     Kernels t = base;
     add_products<Sum::bf16>(t);
     add_expansions<Sum::bf16>(t);
+    add_mlps<Sum::bf16>(t);
     add_sparse<Sum::bf16>(t);
     add_masked<Sum::bf16>(t);
     add_vector_kernels(t);

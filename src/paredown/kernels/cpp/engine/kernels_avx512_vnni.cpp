@@ -1,6 +1,7 @@
 // Product kernels on AVX-512 VNNI: quads of bytes.
 #include "kernels_expand.hpp"
 #include "kernels_matvec_vnni.hpp"
+#include "kernels_mlp.hpp"
 #include "kernels_sparse_masked.hpp"
 
 namespace paredown::engine {
@@ -10,6 +11,7 @@ Kernels avx512_vnni_kernels(const Kernels& base) {
     t.isa = "avx512_vnni";
     add_products<Sum::u8s8>(t);
     add_expansions<Sum::u8s8>(t);
+    add_mlps<Sum::u8s8>(t);
     add_sparse<Sum::u8s8>(t);
     add_masked<Sum::u8s8>(t);
     Nibbles::add(t);

@@ -104,6 +104,7 @@ double call(const std::string& isa, const std::string& op, const nb::dict& field
     if (op == "conv") return one(t.conv, arguments<Conv>(fields, what));
     if (op == "depthwise") return one(t.depthwise, arguments<Conv>(fields, what));
     if (op == "expand_depthwise") return one(t.expand_depthwise, arguments<ExpandDepthwise>(fields, what));
+    if (op == "mlp") return one(t.mlp, arguments<Mlp>(fields, what));
     if (op == "pool") return one(t.pool, arguments<Pooling>(fields, what));
     if (op == "global_pool") return one(t.global_pool, arguments<GlobalPool>(fields, what));
     if (op == "attention") return one(t.attention, arguments<Attention>(fields, what));

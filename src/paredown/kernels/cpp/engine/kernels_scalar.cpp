@@ -98,6 +98,24 @@ void expand_depthwise(const ExpandDepthwise& f, int64_t begin, int64_t end, void
     }
 }
 
+// One row at a time: all of it between the products, stored as the plan's type, then each output.
+int64_t mlp_units(const Mlp& f) { return f.expand.m; }
+size_t mlp_scratch(const Mlp& f) {
+    return static_cast<size_t>(f.expand.n) * size_of(f.expand.ep.out_type);
+}
+
+void mlp(const Mlp& f, int64_t begin, int64_t end, void* scratch) {
+    Gemm project = f.project;
+    project.a = scratch;
+    project.lda = 0;
+    for (int64_t i = begin; i < end; ++i) {
+        for (int64_t j = 0; j < f.expand.n; ++j)
+            finish_one(f.expand.ep, gemm_sum(f.expand, i, j), 0, j, scratch, 0);
+        for (int64_t j = 0; j < project.n; ++j)
+            finish_one(project.ep, gemm_sum(project, i, j), i, j, project.c, project.ldc);
+    }
+}
+
 // Packed matvec weights: q as int8 (n, k), then the scales (n, groups), floats, then the zeros, bytes.
 int64_t scale_groups(const Matvec& a) { return ceil_div(a.k, a.group); }
 size_t scales_at(const Matvec& a) { return static_cast<size_t>(round_up(a.n * a.k, 64)); }
@@ -182,6 +200,7 @@ Kernels scalar_kernels() {
     t.gemm = {gemm_units, no_scratch<Gemm>, gemm};
     t.conv = t.depthwise = {conv_units, no_scratch<Conv>, conv};
     t.expand_depthwise = {expand_depthwise_units, expand_depthwise_scratch, expand_depthwise};
+    t.mlp = {mlp_units, mlp_scratch, mlp};
     t.matvec = {matvec_units, no_scratch<Matvec>, matvec};
     t.attention = {attention_units, attention_scratch, attention};
     add_scalar_rows(t);
