@@ -222,7 +222,7 @@ def _table(context: Any, first: int) -> Any:
     import openvino.opset15 as ops
 
     q = _data(context, first, "grouped weights")
-    scale = _data(context, first + 1, "a scale").astype(np.float32)
+    scale = _data(context, first + 1, "a scale")
     zero = _data(context, first + 2, "a zero point").astype(np.uint8)
     bits, columns = (
         context.get_values_from_const_input(i, None, int) for i in (first + 3, first + 4)
@@ -240,7 +240,8 @@ def _table(context: Any, first: int) -> Any:
     grid = [*shape[:-1], 1]
     points = _points(zero.reshape(grid), bits)
     w = ops.subtract(ops.convert(values, "f32"), ops.convert(points, "f32"))
-    w = ops.multiply(w, ops.constant(scale.reshape(grid)))
+    factors = ops.constant(np.ascontiguousarray(scale.reshape(grid)))
+    w = ops.multiply(w, factors if scale.dtype == np.float32 else ops.convert(factors, "f32"))
     if groups == 1:
         return w
     return ops.reshape(w, ops.constant(np.array([rows, columns])), False)

@@ -127,7 +127,9 @@ class _Render:
         return made + self._turn(node, made[0].output[0])
 
     def _weight(self, path: str, layer: Any, op: str, settings: dict[str, int]) -> Any:
-        parts = [self._tensor(path, n, getattr(layer, n)) for n in ("weight", "scale", "zero")]
+        # ONNX Runtime's operators take float32 scales beside float32 inputs.
+        tensors = {"weight": layer.weight, "scale": layer.scale.float(), "zero": layer.zero}
+        parts = [self._tensor(path, n, t) for n, t in tensors.items()]
         return self._made(f"{path}/weight", op, parts, [f"{path}/weight"], settings, DOMAIN)
 
     def _dequantized(self, path: str, inputs: list[str]) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from paredown.errors import ArtefactError, CaptureError, LoweringError, MissingExtra
 from paredown.graph.graph import Graph
@@ -20,6 +22,7 @@ from paredown.runtime.onnx_workload import described
 from paredown.runtime.onnx_write import serialised
 from paredown.runtime.onnxruntime_convert import convert
 from paredown.runtime.onnxruntime_executable import OnnxExecutable
+from paredown.runtime.quantized import INTEGER
 from paredown.workload import Workload
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -50,7 +53,7 @@ class OnnxRuntime(Backend):
             asked = workload.model.precision
             half = f"onnxruntime's CPU kernels do not compute in {asked}"
             return [] if asked == "float32" else [half]
-        tensors = [*workload.model.named_parameters(), *workload.model.named_buffers()]
+        tensors = list(_computed_with(workload.model))
         low = sorted({str(t.dtype).removeprefix("torch.") for _, t in tensors if t.dtype in _HALF})
         if low:
             first = next(name for name, t in tensors if t.dtype in _HALF)
@@ -112,3 +115,12 @@ def _require() -> None:
             __import__(package)
         except ImportError:
             raise MissingExtra(package, "onnx", "the onnxruntime backend") from None
+
+
+def _computed_with(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor by name but the scales of packed weights, which are widened on the way."""
+    for path, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            if not (isinstance(module, INTEGER) and name == "scale"):
+                yield (f"{path}.{name}" if path else name), tensor

@@ -3,7 +3,8 @@
 The eager form here is the reference semantics. Each backend owns a lowering to its real operator.
 
 Conventions: ``q = clamp(round_half_even(x / scale) + zero, qmin, qmax)`` and
-``x' = (q - zero) * scale``. ``scale`` is float32. Granularity follows from its shape and ``axis``
+``x' = (q - zero) * scale``. ``scale`` is float32 (of groups float16 too: it is widened before it
+multiplies). Granularity follows from its shape and ``axis``
 or groups: one element is per tensor; ``axis`` >= 0 one scale per index of that axis; grouped 2-D
 weights have scales ``(rows, groups)``. ``zero`` is an integer tensor of one element or of
 ``scale``'s shape. Zero is exact: it maps to the zero point and back to 0.0. Integers hold no NaN:
@@ -67,7 +68,7 @@ def dequantize_groups(
     """Packed grouped weights to a float matrix ``(rows, columns)``.
 
     ``bits`` 8: ``q`` is ``(rows, columns)`` uint8. ``bits`` 4: ``(rows, ceil(columns / 2))`` uint8,
-    the even column in the low nibble. ``scale`` (float32) and ``zero`` (uint8) are
+    the even column in the low nibble. ``scale`` (float32 or float16) and ``zero`` (uint8) are
     ``(rows, groups)``; columns are split evenly over the groups.
     """
     return _ungroup(q, scale, zero, bits, columns, dtype)

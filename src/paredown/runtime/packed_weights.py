@@ -37,7 +37,7 @@ class PackedRows(PackedMatrix):
         # uint8 values around 128 become int8 values around 0 (their first bit turned, in one byte
         # each); the rest of a zero point is one multiple of the input's sum per output.
         shifted = form.weight.detach().bitwise_xor(128).view(torch.int8)
-        scales = form.scale.reshape(-1)
+        scales = form.scale.reshape(-1).float()
         super().__init__(form, shifted, scales)
         off = (128.0 - form.zero.reshape(-1).float()) * scales
         vars(self)["_offset"] = off if bool(off.any()) else None
@@ -78,8 +78,9 @@ class PackedGroups(Packed):
         super().__init__(form, pack(q[:, :columns].to(torch.int32).contiguous(), 1))
         self.in_features, self.out_features, self.group = columns, rows, form.group_size
         # Torch's int4 means (q - 8) * scale + shift, of the input's dtype.
-        shift = (8.0 - form.zero.float()) * form.scale
-        tables = torch.stack((form.scale.t(), shift.t()), -1)
+        scale = form.scale.float()
+        shift = (8.0 - form.zero.float()) * scale
+        tables = torch.stack((scale.t(), shift.t()), -1)
         vars(self)["_tables"] = tables.to(torch.bfloat16).contiguous()
 
     def asked(self, dtype: str) -> Asked:

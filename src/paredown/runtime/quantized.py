@@ -211,25 +211,38 @@ class _Grouped(nn.Module):
     zero: Tensor
     bits: int
     group_size: int
+    scales: str
 
     def _pack(
-        self, rows: int, columns: int, bits: int, group_size: int, device: torch.device | None
+        self,
+        rows: int,
+        columns: int,
+        bits: int,
+        group_size: int,
+        scales: str,
+        device: torch.device | None,
     ) -> None:
         if bits not in (4, 8):
             raise InputError(f"weight-only takes 4 or 8 bits, got {bits}")
         if group_size and columns % group_size:
             raise InputError(f"group_size {group_size} does not divide {columns} columns")
-        self.bits, self.group_size = bits, group_size
+        if scales not in ("float32", "float16"):
+            raise InputError(f"scales are float32 or float16, got {scales!r}")
+        self.bits, self.group_size, self.scales = bits, group_size, scales
         groups = columns // group_size if group_size else 1
         stored = columns if bits == 8 else (columns + 1) // 2
         self.weight = _packed((rows, stored), torch.uint8, device)
-        self.register_buffer("scale", torch.empty((rows, groups), device=device))
+        kind = getattr(torch, scales)
+        self.register_buffer("scale", torch.empty((rows, groups), dtype=kind, device=device))
         self.register_buffer("zero", torch.empty((rows, groups), dtype=torch.uint8, device=device))
 
 
 @form
 class WeightOnlyLinear(_Grouped):
-    """Linear over packed 8- or 4-bit weights; ``group_size`` 0 is one scale per output channel."""
+    """Linear over packed 8- or 4-bit weights; ``group_size`` 0 is one scale per output channel.
+
+    ``scales`` is the dtype they are held in; arithmetic with them is float32's.
+    """
 
     def __init__(
         self,
@@ -239,10 +252,11 @@ class WeightOnlyLinear(_Grouped):
         group_size: int = 0,
         bias: str | None = "float32",
         device: torch.device | None = None,
+        scales: str = "float32",
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self._pack(out_features, in_features, bits, group_size, device)
+        self._pack(out_features, in_features, bits, group_size, scales, device)
         self.bias = _bias(out_features, bias, device)
 
     def config(self) -> dict[str, Any]:
@@ -253,6 +267,7 @@ class WeightOnlyLinear(_Grouped):
             "bits": self.bits,
             "group_size": self.group_size,
             "bias": _dtype_of(self.bias),
+            "scales": self.scales,
         }
 
     def forward(self, input: Tensor) -> Tensor:
@@ -332,10 +347,11 @@ class WeightOnlyEmbedding(_Grouped):
         group_size: int = 0,
         dtype: str = "float32",
         device: torch.device | None = None,
+        scales: str = "float32",
     ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim, self.dtype = num_embeddings, embedding_dim, dtype
-        self._pack(num_embeddings, embedding_dim, bits, group_size, device)
+        self._pack(num_embeddings, embedding_dim, bits, group_size, scales, device)
 
     def config(self) -> dict[str, Any]:
         """What `from_config` rebuilds the structure from."""
@@ -345,6 +361,7 @@ class WeightOnlyEmbedding(_Grouped):
             "bits": self.bits,
             "group_size": self.group_size,
             "dtype": self.dtype,
+            "scales": self.scales,
         }
 
     def forward(self, input: Tensor) -> Tensor:
@@ -372,7 +389,7 @@ INTEGER: tuple[type[nn.Module], ...] = (
     WeightOnlyConv,
     PackedForm,
 )
-"""Every form with packed weights; its scales stay float32 whatever the model computes in."""
+"""Every form with packed weights; its scales stay as they are whatever the model computes in."""
 
 
 def _dtype_of(bias: Tensor | None) -> str | None:

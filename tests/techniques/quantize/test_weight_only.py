@@ -5,9 +5,11 @@ import torch
 from quant_nets import error, first, gpt2, llama
 from torch import nn
 
+from paredown import runtime
 from paredown.editing import replay
 from paredown.errors import InputError
 from paredown.graph.capture import capture
+from paredown.runtime import forms
 from paredown.runtime.eager import load_tensors, save_tensors
 from paredown.runtime.ops import dequantize_groups, pack_int4
 from paredown.techniques.quantize.weight_only import WeightOnly, grouped
@@ -98,7 +100,7 @@ def test_a_tied_head_is_packed_once_with_its_embedding(bits, tmp_path):
     w = dequantize_groups(head.weight, head.scale, head.zero, bits, 64, torch.float32)
     assert torch.equal(table(torch.arange(100)), w)
     assert error(workload.model.lm_head.weight.detach(), w) < (0.01 if bits == 8 else 0.2)
-    saved = 4 * 100 * 64 - (100 * 64 * bits // 8 + 5 * 100 * 2)
+    saved = 4 * 100 * 64 - (100 * 64 * bits // 8 + 3 * 100 * 2)
     assert stored_bytes(workload.model) - stored_bytes(change.workload.model) == saved
     # Replayed on the source and filled from disk, it is one matrix again.
     save_tensors(change.workload.model, tmp_path / "t.safetensors")
@@ -151,3 +153,61 @@ def test_group_that_does_not_divide_is_refused():
 def test_knobs_are_checked(knobs, word):
     with pytest.raises(InputError, match=word):
         WeightOnly(**knobs)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_half_scales_are_float16s_and_cover_the_range(bits, clip):
+    torch.manual_seed(0)
+    w = torch.randn(33, 128) * torch.logspace(-2, 3, 33).unsqueeze(1)
+    q, scale, zero = grouped(w, bits, 32, clip=clip, half=True)
+    assert torch.equal(scale, scale.half().float())
+    steps = scale.repeat_interleave(32, 1)
+    off = (back(q, scale.half(), zero, bits) - w).abs()
+    if not clip:
+        assert (off <= steps / 2 * (1 + 1e-4)).all()
+    wide = back(*grouped(w, bits, 32, clip=clip), bits)
+    assert error(w, back(q, scale, zero, bits)) < 1.02 * error(w, wide)
+
+
+def narrow(weight_scale, group=32):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48, bias=False), nn.Linear(48, 8)).eval()
+    model[0].weight.data *= weight_scale
+    workload = Workload(model, (torch.randn(3, 64),), name="two")
+    technique = WeightOnly(bits=4, group_size=group, clip=True)
+    sites = technique.sites(workload, capture(workload)).only(["0"])
+    return workload, technique.apply(workload, sites)
+
+
+@pytest.mark.parametrize(
+    ("weight_scale", "group", "kind"),
+    [(1, 32, torch.float16), (1e-4, 32, torch.float32), (1e7, 32, torch.float32), (1, 0, None)],
+)
+def test_group_scales_take_two_bytes_where_float16_holds_them(weight_scale, group, kind):
+    workload, change = narrow(weight_scale, group)
+    form = change.workload.model[0]
+    assert form.scale.dtype == (kind or torch.float32)
+    assert error(workload.call(), change.workload.call()) < 0.2
+    if kind is torch.float16:
+        groups = 48 * 64 // 32
+        assert stored_bytes(form) == 48 * 64 // 2 + groups * 3
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor", "onnxruntime", "openvino", "native"])
+def test_every_backend_reads_half_scales(backend):
+    workload, change = narrow(1.0)
+    on = runtime.backend(backend)
+    if reason := on.available():
+        pytest.skip(reason)
+    executable = on.lower(change.workload, threads=1)
+    want, got = change.workload.call(), executable(*workload.inputs)
+    assert error(want, torch.as_tensor(first(got))) < 1e-5
+
+
+def test_an_artefact_of_float32_scales_is_still_built():
+    """Edits recorded before scales had a dtype carry none."""
+    new = forms.build(
+        "WeightOnlyLinear", {"in_features": 64, "out_features": 4, "bits": 4, "group_size": 32}
+    )
+    assert new.scale.dtype == torch.float32

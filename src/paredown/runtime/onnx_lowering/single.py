@@ -78,7 +78,8 @@ def _embedding_groups(surgery: Surgery, node: Any) -> None:
     """Gather packed rows with their scales, unpack and dequantize just those."""
     index, q, scale, zero = node.inputs
     bits, columns = nodes.attr(node, "bits", 8), nodes.attr(node, "columns", 0)
-    groups = nodes.array(scale).shape[1]
+    wide = nodes.array(scale).astype(np.float32)
+    scale, groups = surgery.constant(wide), wide.shape[1]
     byte = surgery.ir.DataType.UINT8
     values = surgery.put(node, "Gather", [q, index], {"axis": 0}, part="rows", dtype=byte)
     shape = [int(d) for d in index.shape]

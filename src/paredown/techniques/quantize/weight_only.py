@@ -1,11 +1,12 @@
 """Weight-only int8 and int4 with grouped asymmetric scales (Krishnamoorthi 2018, arXiv:1806.08342,
 section 3.1.1; groups along the input dimension as in GPTQ's and AWQ's formats).
 
-Each row of a weight is cut into groups of ``group_size`` columns; a group has a float32 scale and a
-uint8 zero point over its own range, widened to hold 0. ``clip`` shrinks each group's range to the
-least squared error over a grid, from the weights alone.
+Each row of a weight is cut into groups of ``group_size`` columns; a group has a float16 scale and a
+uint8 zero point over its own range, widened to hold 0 (one scale for a whole row, or one beyond
+float16's normal range, is float32). ``clip`` shrinks each group's range to the least squared error
+over a grid, from the weights alone.
 
-Cost law: 4x (8 bits) or 8x / (1 + 10 / group_size) (4 bits) fewer weight bytes; time falls where
+Cost law: 4x (8 bits) or 8x / (1 + 6 / group_size) (4 bits) fewer weight bytes; time falls where
 weight traffic bounds the run (decoding, small batches) and the backend multiplies packed weights.
 A head whose weight is its embedding's is packed together with it: both read one packed matrix,
 held once. Limits: linears and ``Conv1D``; embeddings of their own on request; other shared weights
@@ -42,6 +43,8 @@ from paredown.techniques.quantize.common import (
 from paredown.workload import Workload
 
 _CLIPS = tuple(1.0 - 0.05 * i for i in range(11))
+_HALF = (2.0**-14, 65504.0 / 2)
+"""Scales that float16 holds to its 11 bits."""
 _AT_ONCE = 1 << 22
 """Elements of a weight that are quantized together."""
 
@@ -113,20 +116,52 @@ class WeightOnly(Rewrite):
             return "max_norm rescales its weight at run time"
         return None
 
+    def decide(self, workload: Workload, sites: Sites) -> Decisions:
+        """Whose scales float16 cannot hold."""
+        wide = [
+            path
+            for name, path in paths(workload, sites.ok)
+            if not self.at(sites, name)._narrow(workload.model.get_submodule(path))
+        ]
+        return Decisions({"wide": wide})
+
+    def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
+        """Taken as if float16 held them all."""
+        return Decisions({"wide": []})
+
+    def _narrow(self, old: nn.Module) -> bool:
+        """Whether float16's normal range holds all scales of groups that this weight may get."""
+        if not self.group_size:
+            return True
+        weight, top = matrix(old), 2**self.bits - 1
+        least, most = _HALF
+        for part in weight.split(max(1, _AT_ONCE // weight.shape[1])):
+            w = part.reshape(len(part), -1, self.group_size)
+            low, high = w.amin(-1).float().clamp(max=0), w.amax(-1).float().clamp(min=0)
+            scale = (high - low) / top
+            live = scale > 0
+            if bool(((scale > most) | (live & (scale * _CLIPS[-1] < least))).any()):
+                return False
+        return True
+
     def rewrite(self, workload: Workload, sites: Sites, decisions: Decisions) -> Change:
-        """Swap each site for its packed form; the weights alone decide."""
+        """Swap each site for its packed form."""
         edit = Editor(workload)
+        wide = set(decisions.values.get("wide", ()))
         for name, path in paths(workload, sites.ok):
             own, old = self.at(sites, name), edit.model.get_submodule(path)
+            scales = "float16" if own.group_size and path not in wide else "float32"
             table = _table_of(edit.model, old)
-            edit.swap(path, own._form(old))
+            edit.swap(path, own._form(old, scales))
             if table is not None:
-                edit.swap(table, own._form(edit.model.get_submodule(table)))
+                edit.swap(table, own._form(edit.model.get_submodule(table), scales))
                 for tensor in ("weight", "scale", "zero"):
                     edit.tie(table, tensor, f"{path}.{tensor}")
         return edit.change(self, sites.ok, decisions)
 
-    def _form(self, old: Any) -> WeightOnlyLinear | WeightOnlyConv | WeightOnlyEmbedding:
+    def _form(
+        self, old: Any, scales: str = "float32"
+    ) -> WeightOnlyLinear | WeightOnlyConv | WeightOnlyEmbedding:
         weight = matrix(old)
         if kind_of(old) == "conv":
             return _conv(old)
@@ -134,12 +169,14 @@ class WeightOnly(Rewrite):
         grid = (self.bits, self.group_size)
         if isinstance(old, nn.Embedding):
             kind = str(weight.dtype).removeprefix("torch.")
-            new: Any = WeightOnlyEmbedding(rows, columns, *grid, kind, weight.device)
+            new: Any = WeightOnlyEmbedding(rows, columns, *grid, kind, weight.device, scales)
         else:
-            new = WeightOnlyLinear(columns, rows, *grid, dtype_name(old.bias), weight.device)
+            bias = dtype_name(old.bias)
+            new = WeightOnlyLinear(columns, rows, *grid, bias, weight.device, scales)
             if old.bias is not None:
                 new.bias = nn.Parameter(old.bias.detach(), requires_grad=False)
-        q, new.scale, new.zero = grouped(weight, *grid, clip=self.clip)
+        q, scale, new.zero = grouped(weight, *grid, clip=self.clip, half=scales == "float16")
+        new.scale = scale.to(getattr(torch, scales))
         packed = pack_int4(q) if self.bits == 4 else q
         new.weight = nn.Parameter(packed, requires_grad=False)
         return new
@@ -189,18 +226,19 @@ def _conv(old: Any) -> WeightOnlyConv:
 
 
 def grouped(
-    weight: Tensor, bits: int, group_size: int, *, clip: bool = False
+    weight: Tensor, bits: int, group_size: int, *, clip: bool = False, half: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Asymmetric integers of a ``(rows, columns)`` weight in groups of columns.
 
     Returns ``(q, scale, zero)``: uint8 values ``(rows, columns)`` up to ``2**bits - 1``, float32
-    scales and uint8 zero points ``(rows, groups)``. Without ``clip``, ``|w - w'| <= scale / 2``:
+    scales and uint8 zero points ``(rows, groups)``; with ``half`` scales are float16's, the next
+    above. Without ``clip``, ``|w - w'| <= scale / 2``:
     rounding the zero point moves both ends by at most half a step, so clamping stays within it.
     Rows are taken some at a time: a large head's floats would be several times its weight.
     """
     if weight.numel() > _AT_ONCE:
         rows = max(1, _AT_ONCE // weight.shape[1])
-        parts = [grouped(w, bits, group_size, clip=clip) for w in weight.split(rows)]
+        parts = [grouped(w, bits, group_size, clip=clip, half=half) for w in weight.split(rows)]
         q, scale, zero = (torch.cat(part) for part in zip(*parts, strict=True))
         return q, scale, zero
     rows, columns = weight.shape
@@ -208,11 +246,11 @@ def grouped(
     low = w.amin(dim=-1, keepdim=True).clamp(max=0.0)
     high = w.amax(dim=-1, keepdim=True).clamp(min=0.0)
     top = float(2**bits - 1)
-    scale, zero = _span(low, high, top)
+    scale, zero = _span(low, high, top, half)
     if clip:
         best = _error(w, scale, zero, top)
         for share in _CLIPS[1:]:
-            s, z = _span(low * share, high * share, top)
+            s, z = _span(low * share, high * share, top, half)
             error = _error(w, s, z, top)
             better = error < best
             best = torch.where(better, error, best)
@@ -222,10 +260,15 @@ def grouped(
     return q.to(u8).reshape(rows, columns), scale.squeeze(-1), zero.squeeze(-1).to(u8)
 
 
-def _span(low: Tensor, high: Tensor, top: float) -> tuple[Tensor, Tensor]:
+def _span(low: Tensor, high: Tensor, top: float, half: bool) -> tuple[Tensor, Tensor]:
     """Scale and zero point of ranges that hold 0; an empty range gets scale 1."""
     width = high - low
     scale = torch.where(width > 0, width / top, torch.ones_like(width))
+    if half:
+        # Rounded up, a step covers the range as before; of positive numbers the next is one more.
+        near = scale.to(torch.float16)
+        above = (near.view(torch.int16) + 1).view(torch.float16)
+        scale = torch.where(near.float() < scale, above, near).float()
     zero = torch.clamp(torch.round(-low / scale), 0, top)
     return scale, zero
 
