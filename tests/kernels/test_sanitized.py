@@ -23,6 +23,7 @@ TESTS = (
     "test_moved_rows.py",
     "test_attention.py",
     "test_matvec.py",
+    "test_mlps.py",
     "test_signs.py",
 )
 

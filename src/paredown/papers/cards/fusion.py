@@ -93,7 +93,7 @@ def moved(plan: Plan) -> int:
     return weights + sum(t.numel * (4 if t.dtype == "float32" else 2) for t in tensors)
 
 
-KERNELS = ("expand_depthwise", "gemm", "conv", "depthwise")
+KERNELS = ("expand_depthwise", "mlp", "gemm", "conv", "depthwise")
 """Steps of the block itself; around them the plan converts between types and layouts."""
 
 

@@ -1,8 +1,9 @@
-"""Steps merged into one kernel once the plan is whole: two pairs, a tensor less to read for each.
+"""Steps merged into one kernel once the plan is whole: three pairs, a tensor less to read for each.
 
 The expanded tensor of an inverted residual (MobileNetV2, EfficientNet) is the largest of its block
 and is read once: made a row at a time where it is needed, it is never in memory. A sum and the norm
 behind it read the same rows: the norm adds them itself, and writes the sum for who else needs it.
+The third pair is that of an MLP's products (`mlp`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import Counter
 
 import torch
 
+from paredown.runtime.native import mlp
 from paredown.runtime.native.builder import FLOATS
 from paredown.runtime.native.plan import Plan, Step
 
@@ -19,13 +21,15 @@ NARROWEST = 14
 
 
 def merge(plan: Plan, weights: dict[str, torch.Tensor]) -> None:
-    """Merge 1 x 1 convolutions that only a depthwise one reads with it, and sums with norms."""
+    """Merge expansions with their depthwise convolution, products of MLPs, and sums with norms."""
     uses = Counter(t.buffer for s in plan.steps for t in s.tensors.values())
     uses.update(t.buffer for t in plan.outputs)
     steps: list[Step] = []
     for step in plan.steps:
         if steps and _fits(plan, steps[-1], step, uses):
             step = _merged(steps.pop(), step)
+        elif steps and mlp.pays(plan, steps[-1], step, uses, weights):
+            step = mlp.merged(steps.pop(), step)
         elif steps and _sums(steps[-1], step, weights):
             step = _summing(steps.pop(), step)
         steps.append(step)

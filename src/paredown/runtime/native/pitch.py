@@ -30,11 +30,17 @@ _STRIDES: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
     "pool": (_CONV, ("c",)),
     "global_pool": ({"in": ("in_stride",), "out": ("out_stride",)}, ("c",)),
     "expand_depthwise": ({**_CONV, "expand_a": ("expand_lda",)}, ("c", "expand_k")),
+    "mlp": (
+        {"expand_a": ("expand_lda",), "c": ("ldc",), "residual": ("residual_stride",)},
+        ("expand_k", "n"),
+    ),
     "norm": ({x: (f"{x}_stride",) for x in ("in", "add", "sum", "out")}, ("cols",)),
     "eltwise": ({x: (f"{x}_stride",) for x in ("a", "b", "out")}, ("cols",)),
     "attention": (_HEADS, ("dim",)),
 }
 """The fields of each operator that say how far apart its tensors' rows are, and how long."""
+_READS = {("gemm", "a"): "", ("mlp", "expand_a"): "expand_"}
+"""What products read by rows, and how the names of its fields begin."""
 
 
 def spread(plan: Plan) -> None:
@@ -60,12 +66,15 @@ def spread(plan: Plan) -> None:
 def _columns(users: list[tuple[Step, str]]) -> int | None:
     """The columns of the matrix that a product reads whole, if its rows should be moved."""
     for step, name in users:
-        f = step.fields
-        if step.op != "gemm" or name != "a" or f["a_type"] not in TYPES or f["m"] < FEWEST:
+        before = _READS.get((step.op, name))
+        if before is None:
             continue
-        row = f["k"] * WIDTH[f["a_type"]]
-        if f["lda"] == f["k"] and row >= SHORTEST and row % (4 * LINE) == 0:
-            return int(f["k"])
+        lda, a_type, m, k = (step.fields[before + x] for x in ("lda", "a_type", "m", "k"))
+        row = k * WIDTH[a_type]
+        if a_type not in TYPES or m < FEWEST or lda != k:
+            continue
+        if row >= SHORTEST and row % (4 * LINE) == 0:
+            return int(k)
     return None
 
 
@@ -87,6 +96,8 @@ def _of(op: str, name: str, length: str) -> bool:
     """Whether a field with the length of rows is that of this tensor."""
     if op == "gemm":
         return (length == "k") == (name == "a")
+    if op == "mlp":
+        return (length == "expand_k") == (name == "expand_a")
     if op in ("conv", "expand_depthwise"):
         return (length in ("c", "expand_k")) == (name in ("in", "expand_a"))
     return True
