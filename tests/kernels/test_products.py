@@ -148,6 +148,16 @@ def test_gemm_however_tiles_are_loaded(isa: str, dtype: torch.dtype) -> None:
         gemm_case(isa, m, n, k, dtype, F32, kind=0)
 
 
+@pytest.mark.parametrize("dtype", [BF16, U8, S8])
+@pytest.mark.parametrize("isa", FAST)
+def test_gemm_of_rows_that_two_threads_do_not_share_evenly(isa: str, dtype: torch.dtype) -> None:
+    """Each has whole blocks of rows; those beyond go by columns, an even and an odd number of them."""
+    for tail in (1, 5, 16, 17, 31, 32, 33, 48, 49, 63):
+        for n, kind in ((70, 0), (128, 6), (33, 2)):
+            gemm_case(isa, 64 + tail, n, 128, dtype, BF16 if kind else F32, kind)
+    gemm_case(isa, 197, 96, 192, dtype, F32, kind=2)
+
+
 # n, h, w, c, out, kh, kw, stride, pad, dilation, groups
 CONVS = [
     (1, 5, 5, 3, 8, 3, 3, 1, 1, 1, 1),

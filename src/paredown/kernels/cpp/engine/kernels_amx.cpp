@@ -10,9 +10,23 @@
 namespace paredown::engine {
 namespace {
 
-int64_t tile_blocks(const Geometry& g) {
-    return ceil_div((g.lines - 1) * g.pitch + g.line, kTileRows);
-}
+// How tiles cut rows: blocks of 32 of a chunk. A matrix of which two threads have their own rows is cut so that
+// both have whole blocks of it, as 13 tiles (of 197 rows) would be seven for one and six for the other. What
+// is left, the tail, is done with each panel of weights by the thread that owns it: half of them each.
+template <Sum S>
+struct Tiles {
+    static int64_t own(const Geometry& g) { return ceil_div((g.lines - 1) * g.pitch + g.line, kTileRows); }
+    static int64_t blocks(const Geometry& g) { return own(g) + ceil_div(g.tail, kTileRows); }
+    static Geometry geometry(const Conv& v) {
+        Geometry g = geometry_of<S>(v);
+        constexpr int64_t pair = 2 * kTileRows;
+        const int64_t pixels = g.v.out_w;
+        if (!g.pointwise || !g.direct || g.bands != 2 || pixels < pair) return g;
+        g.line = g.pitch = pixels / pair * kTileRows;
+        g.tail = pixels % pair;
+        return g;
+    }
+};
 
 // What to bring nearer while a block is computed: the next panel's weights, a part with each block of
 // rows, to L2 (whole networks of weights live in L3 or memory).
@@ -102,7 +116,7 @@ constexpr int64_t kPanelStays = 44 << 10, kTapsStay = 24 << 10, kAllStay = 32 <<
 
 // Of bf16: integers gained nothing by it, as their rows are half as long and their epilogues longer.
 Pass pass_of(const Geometry& g) {
-    const int64_t blocks = tile_blocks(g), panel = g.l.panel_bytes();
+    const int64_t blocks = Tiles<Sum::bf16>::blocks(g), panel = g.l.panel_bytes();
     if (blocks == 1) return {false, true};  // each weight is read once, the rows by every panel
     if (!g.l.columns && g.l.taps > 1) return {false, panel > kTapsStay};  // taps read the same rows
     if (blocks * kTileRows * g.l.k_bytes + panel <= kAllStay) return {};
@@ -111,23 +125,33 @@ Pass pass_of(const Geometry& g) {
 
 template <Sum S>
 void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
-    const Geometry g = geometry_of<S>(v);
+    const Geometry g = Tiles<S>::geometry(v);
     int64_t offsets[kMaxTaps];
     tap_offsets(g, offsets);
     const int64_t taps = g.l.columns ? 1 : g.l.taps;
     const int64_t tap_bytes = g.l.columns ? g.l.k_bytes : g.l.tap_bytes;
+    const int64_t own = Tiles<S>::own(g), blocks = Tiles<S>::blocks(g);
+    const int64_t part = ceil_div(g.l.panel_bytes(), blocks * 64);  // lines
     char* edge = static_cast<char*>(scratch);  // a direct product needs no scratch but this
     Pending pending[2];
     Finish finish[2];
     int turn = 0;
     [[maybe_unused]] const Pass pass = S == Sum::bf16 ? pass_of(g) : Pass{};
     configure();
-    walk<S, tile_blocks>(
+    walk<S, Tiles<S>>(
         g, begin, end, static_cast<char*>(scratch), finish,
         [&](const char* a, int64_t first, int64_t rows, int64_t block, const char* w, const Finish& f) {
             const int64_t lines = g.flat ? 1 : rows / g.line;
-            const int64_t total = g.flat ? rows : (lines - 1) * g.pitch + g.line;
+            int64_t total = g.flat ? rows : (lines - 1) * g.pitch + g.line;
             int64_t start = block * kTileRows;
+            if (block >= own) {  // of the tail: rows counted from the matrix's first
+                const bool second = f.column / kPanel * 2 >= g.l.panels;
+                if (second != (first > 0)) return;
+                a -= first * g.row_bytes;
+                first = 0;
+                start = 2 * g.line + (block - own) * kTileRows;
+                total = 2 * g.line + g.tail;
+            }
             if (start >= total) return;
             // A last block of other than whole tiles begins earlier, its first rows for a second time.
             const int64_t fresh = start, whole = total - start <= 16 ? 16 : kTileRows;
@@ -151,7 +175,6 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
                 sum = v.in_type == DType::u8 ? sum_tiles_of<Kind::u8s8, false, false>(two_rows, two_columns)
                                              : sum_tiles_of<Kind::s8s8, false, false>(two_rows, two_columns);
             Ahead ahead;
-            const int64_t blocks = tile_blocks(g), part = ceil_div(g.l.panel_bytes(), blocks * 64);
             ahead.weights = w + g.l.panel_bytes() + block * part * 64;
             ahead.lines = ceil_div(part, taps * (tap_bytes / 64));
             sum(at, stride, offsets, taps, tap_bytes, w, now.sums, before, ahead);
@@ -177,7 +200,7 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
 }
 
 template <Sum S>
-using TileProducts = Products<S, tile_blocks, tile_product<S>>;
+using TileProducts = Products<S, Tiles<S>, tile_product<S>>;
 
 // bf16 attention: scores and values by tiles, rows of 32.
 struct TileAttention {

@@ -29,6 +29,7 @@ struct Geometry {
     bool pointwise = false, direct = false, flat = false;
     int64_t bands = 1, band_rows = 1;  // output rows per chunk
     int64_t lines = 1, line = 1, pitch = 1;  // of a full chunk: lines of `line` outputs, `pitch` apart
+    int64_t tail = 0;                        // rows of a matrix beyond its two bands (kernels_amx.cpp)
     int64_t row_bytes = 0;                   // between consecutive outputs
     int64_t pixel_bytes = 0;                 // between pixels of scratch
     int64_t phases_h = 1, phases_w = 1, plane_rows = 1, plane_width = 1;

@@ -35,13 +35,20 @@ inline Conv as_conv(const Gemm& g) {
     return v;
 }
 
+// How products by vector instructions cut their rows.
+template <Sum S, int MaxRows>
+struct Lines {
+    static Geometry geometry(const Conv& v) { return geometry_of<S>(v); }
+    static int64_t blocks(const Geometry& g) { return LineBlocks<MaxRows>(g).total; }
+};
+
 // Walks the units [begin, end) of a product. `Each` is called as each(chunk rows' address, chunk's first
 // output row, output rows there, block, weights of the panel, finish, columns).
-template <Sum S, int64_t (*Blocks)(const Geometry&), typename Each>
+template <Sum S, class Cut, typename Each>
 void walk(const Geometry& g, int64_t begin, int64_t end, char* scratch, Finish (&finish)[2],
           Each&& each) {
     const Conv& v = g.v;
-    const int64_t blocks = Blocks(g), per_chunk = g.l.panels * blocks;
+    const int64_t blocks = Cut::blocks(g), per_chunk = g.l.panels * blocks;
     const int32_t zero_point = converted_zero<S>(v.in_type, v.in_zero);
     finish[0] = finish[1] = make_finish<is_integer(S)>(v.ep, v.out, v.out_stride);
     int turn = 0;  // two in turn: the last block of a panel may be finished during the next panel
@@ -79,9 +86,6 @@ void walk(const Geometry& g, int64_t begin, int64_t end, char* scratch, Finish (
         each(a, first, rows, block, w, finish[turn]);
     }
 }
-
-template <int MaxRows>
-int64_t line_blocks(const Geometry& g) { return LineBlocks<MaxRows>(g).total; }
 
 // ---- products by vector instructions: rows x two vectors of sums in registers
 
@@ -219,7 +223,7 @@ void product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
     const int64_t used = g.direct ? g.l.in * element_size(S) : tap_bytes;
     alignas(64) char sums[kRows * kPanel * 4];
     Finish finish[2];
-    walk<S, line_blocks<kRows>>(
+    walk<S, Lines<S, kRows>>(
         g, begin, end, static_cast<char*>(scratch), finish,
         [&](const char* a, int64_t first, int64_t rows, int64_t block, const char* w, const Finish& f) {
             const int64_t line = block / blocks.per_line, x = block % blocks.per_line * blocks.size;
@@ -233,20 +237,20 @@ void product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
 }
 
 // A chunk that is copied into place is copied by everyone who has a part in it.
-template <Sum S, int64_t (*Blocks)(const Geometry&)>
+template <class Cut>
 int64_t grain_of(const Conv& v) {
-    const Geometry g = geometry_of<S>(v);
-    return g.direct ? 1 : g.l.panels * Blocks(g);
+    const Geometry g = Cut::geometry(v);
+    return g.direct ? 1 : g.l.panels * Cut::blocks(g);
 }
 
-template <Sum S, int64_t (*Blocks)(const Geometry&)>
+template <class Cut>
 int64_t units_of(const Conv& v) {
-    const Geometry g = geometry_of<S>(v);
-    return g.chunks() * g.l.panels * Blocks(g);
+    const Geometry g = Cut::geometry(v);
+    return g.chunks() * g.l.panels * Cut::blocks(g);
 }
 
-template <Sum S>
-size_t scratch_of(const Conv& v) { return geometry_of<S>(v).scratch; }
+template <class Cut>
+size_t scratch_of(const Conv& v) { return Cut::geometry(v).scratch; }
 
 // ---- table entries
 
@@ -257,18 +261,18 @@ constexpr DType weights_of(Sum s) {
 
 // Products with weights of one type. Those with others stay with the table that this is added to, so a
 // level brings only what it does better.
-template <Sum S, int64_t (*Blocks)(const Geometry&), void (*Run)(const Conv&, int64_t, int64_t, void*)>
+template <Sum S, class Cut, void (*Run)(const Conv&, int64_t, int64_t, void*)>
 struct Products {
     static inline Kernels before;
     static bool mine(const Conv& v) { return v.weight_type == weights_of(S); }
 
-    static int64_t units(const Conv& v) { return mine(v) ? units_of<S, Blocks>(v) : before.conv.units(v); }
-    static size_t scratch(const Conv& v) { return mine(v) ? scratch_of<S>(v) : before.conv.scratch(v); }
+    static int64_t units(const Conv& v) { return mine(v) ? units_of<Cut>(v) : before.conv.units(v); }
+    static size_t scratch(const Conv& v) { return mine(v) ? scratch_of<Cut>(v) : before.conv.scratch(v); }
     static void run(const Conv& v, int64_t begin, int64_t end, void* scratch) {
         return mine(v) ? Run(v, begin, end, scratch) : before.conv.run(v, begin, end, scratch);
     }
     static int64_t grain(const Conv& v) {
-        if (mine(v)) return grain_of<S, Blocks>(v);
+        if (mine(v)) return grain_of<Cut>(v);
         return before.conv.grain == nullptr ? 1 : before.conv.grain(v);
     }
     static int64_t gemm_units(const Gemm& g) {
@@ -298,7 +302,7 @@ struct Products {
 // The same with the form that weights of the type are packed in.
 template <Sum S>
 struct VectorProducts {
-    using P = Products<S, line_blocks<kRows>, product<S>>;
+    using P = Products<S, Lines<S, kRows>, product<S>>;
     static size_t packed_size(const Weights& w) {
         return w.type == weights_of(S) ? packed_size_of<S>(w) : P::before.packed_size(w);
     }
