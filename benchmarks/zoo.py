@@ -2,7 +2,7 @@
 
     python benchmarks/zoo.py [--only resnet50,vit-s] [--skip dico-h,maxim-m3] [--most 150]
         [--backend openvino] [--seconds 2] [--minutes 30] [--json benchmarks/results/zoo.json]
-        [--predict-only]
+        [--predict-only] [--once]
 
 Latency (batch 1, the paper's input, untrained fp32 weights), peak memory, parameters, MACs and the
 latency predicted for this machine. The backend's outputs are compared with eager before its time
@@ -115,6 +115,34 @@ def timed(name: str, backend: str, threads: int, seconds: float) -> tuple[Any, i
     return found, memory.torch_total(executable, workload.inputs, workload.kwargs)
 
 
+class Clocked:
+    """An executable whose runs are timed; for networks that take minutes."""
+
+    def __init__(self, executable: Any) -> None:
+        self.executable, self.seconds = executable, list[float]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.executable, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """One run."""
+        start = time.perf_counter()
+        out = self.executable(*args, **kwargs)
+        self.seconds.append(time.perf_counter() - start)
+        return out
+
+
+def timed_once(name: str, backend: str, threads: int) -> tuple[list[float], int]:
+    """Seconds of the runs that measuring the bytes takes anyway, all but the observed one."""
+    from paredown.measure import memory
+    from paredown.sidebyside import Subject, ready
+
+    executable, workload = ready(Subject(name, target=f"zoo:{name}", backend=backend), threads)
+    clocked = Clocked(executable)
+    held = memory.torch_total(clocked, workload.inputs, workload.kwargs)  # type: ignore[arg-type]
+    return clocked.seconds[:-1], held
+
+
 def measured(row: ZooRow, asked: argparse.Namespace, jobs: Any) -> dict[str, Any]:
     """One row of the table."""
     from paredown import figure
@@ -125,9 +153,12 @@ def measured(row: ZooRow, asked: argparse.Namespace, jobs: Any) -> dict[str, Any
     if backend != "eager":
         jobs.run(gated, name, backend, threads)
     seconds = 0.0 if asked.untimed else asked.seconds
-    found, held = jobs.run(
-        timed, name, backend, threads, seconds, limits=Limits.default(asked.limit)
-    )
+    limits, found = Limits.default(asked.limit), None
+    taken = list[float]()
+    if asked.once:
+        taken, held = jobs.run(timed_once, name, backend, threads, limits=limits)
+    else:
+        found, held = jobs.run(timed, name, backend, threads, seconds, limits=limits)
     if held is None:
         peak = memory.measure(load, name, backend, threads, backend=backend)
     else:
@@ -138,14 +169,25 @@ def measured(row: ZooRow, asked: argparse.Namespace, jobs: Any) -> dict[str, Any
         "predicted": predicted(name, backend),
         "priced_with": priced_with(backend),
     }
-    if found is None:
+    if found is None and not taken:
         return told
-    latency = found[name].latency
+    latency = found[name].latency if found else runs_apart(taken)
+    if found is not None:
+        told["a_a_ratio"] = found.a_a.model_dump(mode="json")
     return told | {
         "latency": latency.model_dump(mode="json"),
-        "a_a_ratio": found.a_a.model_dump(mode="json"),
         "macs_per_s": row.macs / latency.known(),
     }
+
+
+def runs_apart(seconds: list[float]) -> Any:
+    """A latency of single runs, none left out; from the fastest to the slowest."""
+    import statistics
+
+    from paredown import figure
+
+    spread = (min(seconds), max(seconds))
+    return figure.measured(statistics.median(seconds), "s", spread=spread, n=len(seconds))
 
 
 def ordered(rows: list[ZooRow]) -> list[ZooRow]:
@@ -204,6 +246,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing per network")
     parser.add_argument("--untimed", action="store_true", help="no latency: the machine is busy")
     parser.add_argument("--predict-only", action="store_true", help="price anew, measure nothing")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="time the few runs that measuring memory takes anyway, without A/A (eager and "
+        "inductor; for networks of minutes)",
+    )
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one network")
     parser.add_argument("--minutes", type=float, help="begin no network after so many")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

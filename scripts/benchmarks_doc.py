@@ -170,7 +170,9 @@ def zoo(body: dict[str, Any]) -> list[str]:
                 "" if guess is None else f"{guess / taken:.2f}",
                 f"{r['macs_per_s'] / 1e9:.0f}",
                 "" if peak is None else f"{peak / 2**20:.0f} MiB",
-                f"{r['a_a_ratio']['value']:.3f}",
+                f"{r['a_a_ratio']['value']:.3f}"
+                if "a_a_ratio" in r
+                else f"{r['latency']['n']} runs",
             ]
         )
     head = ["network", "input", "MACs", "parameters", "latency", "predicted over measured"]
