@@ -10,7 +10,8 @@ precision, for `openvino-nncf` (NNCF's own quantization, a different int8 networ
 float model. `peak_fraction` is the bound over the median, the bound being the larger of the
 multiply-accumulates at this machine's measured peak and the weights' bytes at the measured
 bandwidth of the level that holds them (`pare calibrate`). A backend that fails is a row with a
-`reason`, a network that fails is rows of them; the file is written anew after each group.
+`reason`, a network that fails is rows of them; the file is written after each group, where rows of
+groups (a network, a precision, a batch) that were not asked for now stay as they were.
 """
 
 from __future__ import annotations
@@ -283,14 +284,33 @@ def main() -> None:
     print("\n".join(means(groups)))
 
 
+Key = tuple[str, str, int]
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """The group that a row is of."""
+    return row["network"], row["precision"], row["batch"]
+
+
 def write(path: Path, machine: dict[str, Any], groups: list[list[dict[str, Any]]]) -> None:
-    """The whole document, as far as it goes."""
-    body = {
-        "schema": 1,
-        "command": " ".join(["python", *sys.argv]),
-        "machine": machine,
-        "rows": [row for rows in groups for row in rows],
-    }
+    """The document as far as it goes, with what an earlier command left in it."""
+    new = {key_of(rows[0]): rows for rows in groups if rows}
+    old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if old and old["machine"]["cpu"] != machine["cpu"]:
+        raise ParedownError(f"{path} holds rows of another machine: name another file")
+    command = " ".join(["python", *sys.argv])
+    kept = [r | {"command": r.get("command", old["command"])} for r in old.get("rows", [])]
+    rows = [r for r in kept if key_of(r) not in new]
+    rows += [r | {"command": command} for group in new.values() for r in group]
+    place = {name: i for i, name in enumerate(NETWORKS)}
+    rows.sort(
+        key=lambda r: (
+            place.get(r["network"], len(place)),
+            list(RECIPES).index(r["precision"]),
+            r["batch"],
+        )
+    )
+    body = {"schema": 1, "command": command, "machine": machine, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=1) + "\n")
 

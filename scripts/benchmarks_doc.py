@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,12 +101,14 @@ def native(body: dict[str, Any]) -> list[str]:
         key = (row["network"], row["precision"], row["batch"])
         groups.setdefault(key, []).append(row)
     rows: list[list[str]] = []
+    faster: dict[tuple[str, int], dict[str, float]] = {}
     for (network, precision, batch), found in groups.items():
         ours = next((r for r in found if r["backend"] == "native" and r.get("median_s")), None)
         peers = [r for r in found if r["backend"] != "native" and r.get("median_s") and r["gate"]]
         if ours is None or not peers:
             continue
         best = min(peers, key=lambda r: r["over_first"])
+        faster.setdefault((precision, batch), {})[network] = best["over_first"]
         rows.append(
             [
                 network,
@@ -119,15 +122,31 @@ def native(body: dict[str, Any]) -> list[str]:
             ]
         )
     head = ["network", "precision", "batch", "native", "faster than the best peer", "which is"]
+    commands = dict.fromkeys(r.get("command", body["command"]) for r in body["rows"])
     return [
         "## The native engine",
         "",
-        f"`{body['command']}`; only the backends named there took part.",
+        f"{'; '.join(f'`{c}`' for c in commands)}. Only the backends named there took part.",
+        "",
+        *(f"- {line}" for line in means(faster)),
         "",
         *table([*head, "share of the bound", "operators run by torch"], rows),
         "",
         f"{machine(body)}.",
     ]
+
+
+def means(faster: dict[tuple[str, int], dict[str, float]]) -> list[str]:
+    """Geometric means over networks, and the least."""
+    lines: list[str] = []
+    for (precision, batch), found in faster.items():
+        mean = math.exp(sum(math.log(x) for x in found.values()) / len(found))
+        least = min(found, key=lambda n: found[n])
+        lines.append(
+            f"{precision}, batch {batch}: {mean:.2f}x in geometric mean of {len(found)},"
+            f" {found[least]:.2f}x at least ({least})"
+        )
+    return lines
 
 
 def coverage(body: dict[str, Any]) -> list[str]:
