@@ -57,7 +57,11 @@ def forms(model: nn.Module) -> list[Any]:
 # An ONNX file has no norm that could be smoothed.
 @pytest.mark.parametrize(
     "text",
-    ["static-int8:smooth=false", "static-int8:smooth=false,percentile=99.9", "dynamic-int8"],
+    [
+        "static-int8:smooth=false",
+        "static-int8:smooth=false,percentile=99.9",
+        "dynamic-int8:smooth=false",
+    ],
 )
 def test_the_same_integers_as_on_the_torch_model(
     pairs: dict[str, tuple[Workload, Workload]], name: str, text: str

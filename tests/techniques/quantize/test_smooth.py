@@ -11,6 +11,7 @@ from paredown.recipe import parse_inline
 from paredown.technique import Sites
 from paredown.techniques.quantize import smooth
 from paredown.techniques.quantize.bias_correction import mean_errors
+from paredown.techniques.quantize.dynamic_int8 import DynamicInt8
 from paredown.techniques.quantize.observe import Peaks
 from paredown.techniques.quantize.sensitivity import sensitivity
 from paredown.techniques.quantize.static_int8 import StaticInt8
@@ -89,7 +90,7 @@ def test_factors_even_out_spread_columns_and_leave_even_ones():
     def peaks(rows):
         seen = Peaks()
         seen.add(rows)
-        return seen
+        return seen.sides()
 
     found = smooth.factors(peaks(x * f), [weight / f])
     assert found is not None
@@ -140,6 +141,19 @@ def test_corrected_biases_leave_no_mean_error(net, vit):
         assert set(errors) == set(at)
         means[flag] = max(float(e.abs().max()) for e in errors.values())
     assert means[True] < 1e-5 < 1e-3 < means[False]
+
+
+def test_dynamic_ranges_gain_without_data(vit):
+    bare = Workload(vit.model, vit.inputs)
+    want, off = vit.call(), {}
+    for flag in (True, False):
+        technique = DynamicInt8(smooth=flag)
+        off[flag] = error(want, quantized(technique, bare).call())
+    assert off[True] < 0.6 * off[False]
+
+
+def quantized(technique, workload):
+    return technique.apply(workload, technique.sites(workload, capture(workload))).workload
 
 
 def test_one_site_alone_behind_a_smoothed_norm_is_judged_fairly(vit):

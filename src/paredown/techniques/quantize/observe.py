@@ -88,6 +88,12 @@ class Peaks:
             raise InputError("no calibration input reaches it; leave the site out")
         return self.squares / self.rows
 
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Largest absolute values and mean squares; raises as `mean_square`."""
+        squares = self.mean_square()
+        assert self.values is not None
+        return self.values, squares
+
     def add(self, x: Tensor) -> None:
         """Take in ``(..., columns)``; raises ``InputError`` for NaN or infinity."""
         x = x.detach().float().reshape(-1, x.shape[-1])

@@ -12,26 +12,75 @@ rounding, so that a bfloat16 network computes the same too (a bias's remainder g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paredown.techniques.quantize.common import matrix
-from paredown.techniques.quantize.observe import Peaks
+from paredown.editing import Editor
+from paredown.graph.capture import capture
+from paredown.techniques.quantize.common import is_conv1d, matrix
+from paredown.techniques.quantize.norm_flow import Fed, norms
+from paredown.workload import Workload
 
 STRENGTHS = (0.35, 0.5, 0.65, 0.8, 0.95)
 
 
-def factors(seen: Peaks, weights: Sequence[Tensor], steps: int = 127) -> Tensor | None:
+Sides = tuple[Tensor, Tensor]
+"""Of the columns that linears read: largest absolute value and mean square, ``(columns,)``."""
+
+
+def sides_of(norm: Any) -> Sides:
+    """What a norm's own parameters let expect of its outputs, without data.
+
+    A normalised channel has a mean of 0 and a variance of 1; few values lie beyond `FAR` of these.
+    """
+    weight = norm.weight.detach().double().abs()
+    bias = getattr(norm, "bias", None)
+    off = torch.zeros_like(weight) if bias is None else bias.detach().double().abs()
+    return FAR * weight + off, weight.square() + off.square()
+
+
+FAR = 4.0
+"""Deviations."""
+
+
+def plan(
+    workload: Workload,
+    linears: Collection[str],
+    sides: Callable[[dict[str, str]], dict[str, Sides]],
+    steps: int = 127,
+) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
+    """Norms to smooth with the linears that each feeds, and the norms' new parameters by name.
+
+    Only norms that feed some of ``linears`` and nothing else. ``sides`` gives each norm's, from
+    the first linear that it feeds.
+    """
+    model = workload.model
+    if not any(isinstance(m, (nn.LayerNorm, nn.RMSNorm)) for m in model.modules()):
+        return {}, {}
+    fed = norms(workload, capture(workload), linears)
+    found = {n: list(f.linears) for n, f in fed.items() if isinstance(f, Fed)}
+    seen = sides({n: ls[0] for n, ls in found.items()}) if found else {}
+    smoothed: dict[str, list[str]] = {}
+    tensors: dict[str, Tensor] = {}
+    for norm, into in found.items():
+        f = factors(seen[norm], [matrix(model.get_submodule(p)) for p in into], steps)
+        if f is not None:
+            smoothed[norm] = into
+            for name, value in folded(model.get_submodule(norm), f).items():
+                tensors[f"{norm}.{name}"] = value
+    return smoothed, tensors
+
+
+def factors(sides: Sides, weights: Sequence[Tensor], steps: int = 127) -> Tensor | None:
     """``(columns,)`` float64: what each column is divided by, None where that does not pay.
 
     ``weights`` are ``(out, columns)``, all reading the same columns; ``steps`` is the largest code
     of a weight. Columns that are always zero, or that no weight reads, keep 1.
     """
-    assert seen.values is not None
-    peaks, squares = seen.values.double(), seen.mean_square().double()
+    peaks, squares = (t.double() for t in sides)
     both = torch.cat([w.double() for w in weights])
     widest = both.abs().amax(dim=0)
     live = (peaks > 0) & (widest > 0)
@@ -73,6 +122,12 @@ def folded(norm: Any, f: Tensor) -> dict[str, Tensor]:
     return out
 
 
+def new_of(norm: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A smoothed norm's new parameters, by their own names."""
+    both = {n: tensors.get(f"{norm}.{n}") for n in ("weight", "bias")}
+    return {n: t for n, t in both.items() if t is not None}
+
+
 def ratio(norm: Any, new: Mapping[str, Tensor]) -> Tensor:
     """What a norm's new weight divides by in truth, float64; 1 where it is zero."""
     old, now = norm.weight.detach().double(), new["weight"].double()
@@ -90,3 +145,43 @@ def taken_up(layer: nn.Module, norm: Any, new: Mapping[str, Tensor]) -> tuple[Te
         return wide, torch.zeros(len(wide), dtype=wide.dtype)
     left = norm.bias.detach().double() / f - new["bias"].double()
     return wide, wide @ left
+
+
+def layer_behind(
+    model: nn.Module,
+    path: str,
+    smoothed: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """A layer's ``(weight, bias)``, output channels first, with what its norm gave up taken up.
+
+    The bias, where there is one, keeps its dtype; ``model`` still has the norms as they were.
+    """
+    old: Any = model.get_submodule(path)
+    norm = next((n for n, linears in smoothed.items() if path in linears), None)
+    if norm is None:
+        return matrix(old), old.bias
+    weight, offset = taken_up(old, model.get_submodule(norm), new_of(norm, tensors))
+    bias = old.bias
+    return weight, None if bias is None else (bias.detach().double() + offset).to(bias.dtype)
+
+
+def fold(
+    edit: Editor,
+    smoothed: Mapping[str, Sequence[str]],
+    tensors: Mapping[str, Tensor],
+    made: Collection[str],
+) -> None:
+    """Give norms their new parameters. A linear not in ``made``, which stays in float, takes the
+    factors in its own dtype.
+    """
+    for norm, linears in smoothed.items():
+        for path in (p for p in linears if p not in made):
+            layer: Any = edit.model.get_submodule(path)
+            weight, bias = layer_behind(edit.model, path, smoothed, tensors)
+            turned = weight.t().contiguous() if is_conv1d(layer) else weight
+            edit.tensor(path, "weight", turned.to(layer.weight.dtype))
+            if bias is not None:
+                edit.tensor(path, "bias", bias)
+        for name, value in new_of(norm, tensors).items():
+            edit.tensor(norm, name, value)

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from paredown.editing import Editor
 from paredown.errors import InputError
-from paredown.graph.capture import capture
 from paredown.graph.graph import Graph
 from paredown.runtime.quantized import QuantConv, QuantLinear
 from paredown.technique import (
@@ -49,14 +48,11 @@ from paredown.techniques.quantize.common import (
     Usage,
     affine_range,
     dtype_name,
-    is_conv1d,
     kind_of,
-    matrix,
     paths,
     symmetric,
     weighted_sites,
 )
-from paredown.techniques.quantize.norm_flow import Fed, norms
 from paredown.techniques.quantize.observe import input_histograms, input_peaks
 from paredown.workload import Workload
 
@@ -122,12 +118,12 @@ class StaticInt8(Rewrite):
         Three passes over the calibration data at most, one for each.
         """
         at = paths(workload, sites.ok)
-        smoothed = self._smoothed(workload, sites)
+        smoothed, tensors = self._smoothed(workload, sites)
         model = workload.model
         divided = {
-            path: smooth.ratio(model.get_submodule(norm), new).float()
-            for norm, (linears, new) in smoothed.items()
-            for path in linears
+            p: smooth.ratio(model.get_submodule(norm), smooth.new_of(norm, tensors)).float()
+            for norm, linears in smoothed.items()
+            for p in linears
         }
         seen = input_histograms(workload, [p for _, p in at], divided)
         inputs: dict[str, list[float]] = {}
@@ -137,9 +133,7 @@ class StaticInt8(Rewrite):
                 raise InputError(f"{name}: no calibration input reaches it; leave the site out")
             low, high = seen[path].range(knobs.percentile)
             inputs[path] = list(affine_range(low, high, symmetric=knobs.symmetric))
-        values = {"inputs": inputs, "smoothed": {n: list(ls) for n, (ls, _) in smoothed.items()}}
-        tensors = {f"{n}.{k}": t for n, (_, new) in smoothed.items() for k, t in new.items()}
-        found = Decisions(values, tensors)
+        found = Decisions({"inputs": inputs, "smoothed": smoothed}, tensors)
         forms = dict(self._forms(model, workload, sites, found))
         wanted = {p: forms[p] for s, p in at if self._corrects(sites, s, model.get_submodule(p))}
         for path, error in mean_errors(workload, wanted, divided).items() if wanted else ():
@@ -152,26 +146,23 @@ class StaticInt8(Rewrite):
 
     def _smoothed(
         self, workload: Workload, sites: Sites
-    ) -> dict[str, tuple[tuple[str, ...], dict[str, Tensor]]]:
-        """Each norm that is smoothed: the linears that it feeds, its new parameters."""
+    ) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
+        """`smooth.plan` over the sites, by what the calibration data shows."""
         at = {p: self.at(sites, s) for s, p in paths(workload, sites.ok)}
-        model = workload.model
-        if not any(isinstance(m, (nn.LayerNorm, nn.RMSNorm)) for m in model.modules()):
-            return {}
-        linears = [p for p, own in at.items() if own.smooth]
-        fed = norms(workload, capture(workload), linears)
-        found = {n: f.linears for n, f in fed.items() if isinstance(f, Fed)}
-        peaks = input_peaks(workload, {ls[0] for ls in found.values()}) if found else {}
-        out: dict[str, tuple[tuple[str, ...], dict[str, Tensor]]] = {}
-        for norm, into in found.items():
-            if peaks[into[0]].values is None:
-                raise InputError(f"{into[0]}: no calibration input reaches it; leave the site out")
-            weights = [matrix(model.get_submodule(p)) for p in into]
-            steps = 2 ** (at[into[0]].weight_bits - 1) - 1
-            f = smooth.factors(peaks[into[0]], weights, steps)
-            if f is not None:
-                out[norm] = into, smooth.folded(model.get_submodule(norm), f)
-        return out
+
+        def sides(first: dict[str, str]) -> dict[str, smooth.Sides]:
+            seen = input_peaks(workload, set(first.values()))
+            for path, peaks in seen.items():
+                if peaks.values is None:
+                    raise InputError(f"{path}: no calibration input reaches it; leave the site out")
+            return {n: seen[p].sides() for n, p in first.items()}
+
+        return smooth.plan(
+            workload,
+            [p for p, own in at.items() if own.smooth],
+            sides,
+            2 ** (self.weight_bits - 1) - 1,
+        )
 
     def assume(self, workload: Workload, graph: Graph, sites: Sites) -> Decisions:
         """The same shape: unit ranges. Smoothing and biases change values alone."""
@@ -185,13 +176,7 @@ class StaticInt8(Rewrite):
         """
         edit = Editor(workload)
         made = dict(self._forms(edit.model, workload, sites, decisions))
-        for norm, linears in decisions.values["smoothed"].items():
-            old, new = edit.model.get_submodule(norm), _of(norm, decisions)
-            for path in linears:
-                if path not in made:
-                    _take_up(edit, path, old, new)
-            for name, value in new.items():
-                edit.tensor(norm, name, value)
+        smooth.fold(edit, decisions.values["smoothed"], decisions.tensors, made)
         for path, form in made.items():
             edit.swap(path, form)
         return edit.change(self, sites.ok, decisions)
@@ -201,16 +186,9 @@ class StaticInt8(Rewrite):
     ) -> Iterator[tuple[str, QuantLinear | QuantConv]]:
         """Every site's path and form; the model's own layers stay as they are."""
         values, tensors = decisions.values, decisions.tensors
-        behind = {p: norm for norm, linears in values["smoothed"].items() for p in linears}
         for name, path in paths(workload, sites.ok):
             old: Any = model.get_submodule(path)
-            weight, bias = matrix(old), old.bias
-            if path in behind:
-                norm = behind[path]
-                weight, offset = smooth.taken_up(
-                    old, model.get_submodule(norm), _of(norm, decisions)
-                )
-                bias = None if bias is None else (bias.double() + offset).to(bias.dtype)
+            weight, bias = smooth.layer_behind(model, path, values["smoothed"], tensors)
             bias = tensors.get(f"{path}.bias", bias)
             yield path, self.at(sites, name)._form(old, weight, bias, *values["inputs"][path])
 
@@ -233,19 +211,3 @@ class StaticInt8(Rewrite):
         if bias is not None:
             new.bias = nn.Parameter(bias.detach(), requires_grad=False)
         return new
-
-
-def _of(norm: str, decisions: Decisions) -> dict[str, Tensor]:
-    """A smoothed norm's new parameters."""
-    both = {n: decisions.tensors.get(f"{norm}.{n}") for n in ("weight", "bias")}
-    return {n: t for n, t in both.items() if t is not None}
-
-
-def _take_up(edit: Editor, path: str, norm: nn.Module, new: dict[str, Tensor]) -> None:
-    """Put a norm's factors into a linear that stays in float."""
-    layer: Any = edit.model.get_submodule(path)
-    weight, offset = smooth.taken_up(layer, norm, new)
-    turned = weight.t().contiguous() if is_conv1d(layer) else weight
-    edit.tensor(path, "weight", turned.to(layer.weight.dtype))
-    if layer.bias is not None:
-        edit.tensor(path, "bias", (layer.bias.double() + offset).to(layer.bias.dtype))
