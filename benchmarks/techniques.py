@@ -56,10 +56,11 @@ def network_of(part: str, row: str) -> str:
     return row.split("/")[0 if part == "families" else 1]
 
 
-def lacking(book: Book, row: str, only: list[str] | None) -> tuple[str, ...]:
-    """Metrics that a peer's row still lacks, of those asked for."""
+def lacking(book: Book, row: str, only: list[str] | None, again: bool) -> tuple[str, ...]:
+    """Metrics that a peer's row still lacks, of those asked for; all of them ``again``."""
     metrics = book.plan["peers"][row.split("/")[0]]["metrics"]
-    return book.lacks(row, [m for m in metrics if only is None or m in only])
+    asked = [m for m in metrics if only is None or m in only]
+    return tuple(asked) if again else book.lacks(row, asked)
 
 
 def families_row(row: str, plan: dict[str, Any], real_time: bool) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--networks", help="only these, by commas")
     parser.add_argument("--rows", help="only these, by commas: NETWORK/BUDGET or PEER/NETWORK")
     parser.add_argument("--metrics", help="only these of peers' rows, by commas")
+    parser.add_argument("--again", action="store_true", help="peers' rows that are there too")
     parser.add_argument("--limit", type=float, default=600, help="seconds a peer's row may take")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="begin no row after so many"
@@ -131,7 +133,7 @@ def main() -> None:
     only = options.metrics.split(",") if options.metrics else None
     make = partial(families_row, plan=plan, real_time=options.real_time)
     if options.part == "peers":
-        wanted = partial(lacking, book, only=only)
+        wanted = partial(lacking, book, only=only, again=options.again)
         rows = [r for r in rows if wanted(r)]
         make = partial(peers_row, plan=plan, options=options, wanted=wanted)
     run(book, options.part, rows, make, options.minutes)

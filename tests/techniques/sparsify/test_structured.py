@@ -313,3 +313,34 @@ def test_after_a_split_layer_its_parts_are_groups_and_the_output_stays():
     assert technique.apply(split, sites).workload.call().shape == w.call().shape
     with pytest.raises(NotApplicable, match="model output"):
         technique.apply(split, Sites(("head:out",)))
+
+
+def test_moving_a_factor_to_the_next_layer_moves_no_rank():
+    """Units rescaled between layers, and before batch norms, compute and rank the same."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 8)
+    model = Plain().eval()
+    for norm in (model.na, model.nb):
+        norm.weight.data.uniform_(0.5, 2)
+    model(x)
+
+    def kept(net):
+        workload = Workload(net, (x,))
+        technique = StructuredPruning(share=0.5, round_to=1)
+        sites = technique.sites(workload, capture(workload))
+        return technique.decide(workload, sites).values["kept"]
+
+    moved = copy.deepcopy(model)
+    f = torch.logspace(-2, 2, 16)[torch.randperm(16)]
+    with torch.no_grad():
+        # Past the ReLU into the next weights, and in front of the norm that takes it away.
+        moved.na.weight.mul_(f)
+        moved.na.bias.mul_(f)
+        moved.b.weight.div_(f.reshape(1, -1, 1, 1))
+        g = torch.logspace(-1, 1, 24)
+        moved.b.weight.mul_(g.reshape(-1, 1, 1, 1))
+        moved.nb.running_mean.mul_(g)
+        moved.nb.running_var.mul_(g * g)
+    assert torch.allclose(model(x), moved(x), atol=1e-3)
+    first, second = kept(model), kept(moved)
+    assert first == second

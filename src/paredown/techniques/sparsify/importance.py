@@ -1,7 +1,9 @@
 """How much each unit of a dependency group matters: by magnitude, by gradient, by activation.
 
 - ``magnitude``: squared weights that produce the unit (Li et al. 2017, arXiv:1608.08710, with
-  squares);
+  squares) times those that read it, over the whole group as in Fang et al. 2023
+  (arXiv:2301.12900, which adds them). A batch norm's scale stands for the weights before
+  it, whose size it takes away. So moving a factor from a layer to the next moves no rank;
 - ``taylor``: squared first-order change of the loss, (sum of g w over the unit)^2 (Molchanov et al.
   2019, arXiv:1906.10771, eq. 8 over a unit's parameters); without a loss, of the mean squared
   output;
@@ -27,6 +29,7 @@ from paredown.workload import Workload
 
 BATCHES = 16
 """Batches of data that a data-driven score reads at most."""
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def scores(workload: Workload, groups: list[Group], kind: str) -> dict[str, np.ndarray]:
@@ -60,12 +63,26 @@ def _per_unit(group: Group, member: Member, values: Tensor) -> np.ndarray:
 
 
 def _magnitude(model: nn.Module, group: Group) -> np.ndarray:
+    makers = [m for m in group.members if _batch_scale(model, m)] or producers(group)
+    readers = [m for m in group.members if reader(model, m)]
+    made, read = (_squares(model, group, part) for part in (makers, readers))
+    return made * read if readers else made
+
+
+def _squares(model: nn.Module, group: Group, members: list[Member]) -> np.ndarray:
+    """Each unit's squared weights in several tensors, every tensor counting alike."""
     total = np.zeros(group.size)
-    for m in producers(group):
+    for m in members:
         part = _per_unit(group, m, _tensor(model, m.name).detach().float().square())
         if part.mean() > 0:
             total += part / part.mean()
     return total
+
+
+def _batch_scale(model: nn.Module, m: Member) -> bool:
+    """Whether a member is the scale of a batch norm."""
+    norm = m.role == "scale" and isinstance(model.get_submodule(m.module), NORMS)
+    return norm and m.name.endswith(".weight")
 
 
 def _taylor(workload: Workload, groups: list[Group]) -> dict[str, np.ndarray]:
