@@ -136,6 +136,35 @@ def native(body: dict[str, Any]) -> list[str]:
     ]
 
 
+def kernels(body: dict[str, Any]) -> list[str]:
+    """Operator tasks by category: what each backend gets right, and how fast."""
+    found = {(r["category"], r["backend"]): r for r in body["categories"]}
+    names = sorted({b for _, b in found})
+
+    def cell(category: str, backend: str) -> str:
+        r = found.get((category, backend))
+        if r is None:
+            return ""
+        speed = f", {r['ratio']:.2f}x" if r.get("ratio") else ""
+        return f"{r['pass']:.0%}{speed}"
+
+    order = sorted({c for c, _ in found}, key=lambda c: (c == "all", c))
+    rows = [[c, str(found[c, names[0]]["tasks"]), *(cell(c, b) for b in names)] for c in order]
+    return [
+        "## Operators and short chains, by category",
+        "",
+        f"`python benchmarks/kernels.py --seconds {body['seconds']:g}`: small fp32 tasks after"
+        f" MultiKernelBench (arXiv:2507.17773), {body['threads']} thread(s). The share that is"
+        " right and the backend's own work, and the geometric mean of eager's time over the"
+        " backend's. Tasks are small: what a call costs weighs in all of them. What the native"
+        " engine leaves to torch does not count as right here.",
+        "",
+        *table(["category", "tasks", *names], rows),
+        "",
+        f"{machine(body)}.",
+    ]
+
+
 def means(faster: dict[tuple[str, int], dict[str, float]]) -> list[str]:
     """Geometric means over networks, and the least."""
     lines: list[str] = []
@@ -347,6 +376,7 @@ PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "techniques": techniques,
     "native": native,
     "overhead": overhead,
+    "kernels": kernels,
     "hf_coverage": coverage,
     "zigzag": zigzag,
     "zoo": zoo,
