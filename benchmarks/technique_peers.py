@@ -223,18 +223,21 @@ def nncf_control(original: Workload, threads: int) -> tuple[Side, Side]:
     allowed = read_plan("quick")["allowed_drop"]
     data, how = nncf_calibration(original)
 
-    def judged(model: Any, _: Any) -> tuple[float, None]:
+    before = quality.judge(original.evaluate, original.model)
+    examples = nncf.Dataset(list(range(len(before))))
+
+    def judged(model: Any, asked: Any) -> tuple[float, list[float]]:
         # Its compiled model takes the example's shapes: one call an example.
         def call(x: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(model([x.numpy()])[0].copy())
 
-        return float(quality.judge(original.evaluate, Rows(call)).mean()), None
+        scores = quality.judge(original.evaluate, Rows(call))[list(asked)]
+        return float(scores.mean()), scores.tolist()
 
     theirs = nncf.quantize_with_accuracy_control(
-        openvino_of(original), data, data, judged, max_drop=allowed, **how
+        openvino_of(original), data, examples, judged, max_drop=allowed, **how
     )
     floats = recipe.run(parse_inline(floats_of(original)), original).workload
-    before = quality.judge(original.evaluate, original.model)
     found = within_drop(floats, StaticInt8(), allowed, before=before)
     note = f"{floats_of(original)} + static-int8 within a drop of {allowed}"
     ours = lowered(found.change.workload, "native", threads, note)

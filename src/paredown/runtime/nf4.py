@@ -5,7 +5,8 @@ along its rows, one after another; a block has a scale, its largest absolute val
 is one of 16 levels times the scale. With packed scales (double quantization) these are themselves
 8-bit integers around their mean, in blocks of 256: 4 + 8/64 + 32/(64 * 256) = 4.127 bits a value.
 
-Deviation: the scales become linear int8, where the authors take an 8-bit float.
+Deviations: the scales become linear int8, where the authors take an 8-bit float; values take the
+nearest level of the scale as it is held, not as it was before it was packed.
 """
 
 from __future__ import annotations
@@ -69,17 +70,28 @@ def quantize_nf4(weight: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
     Each value takes the nearest level of its block's scale; 0 and the largest are exact.
     """
+    scale = _blocks(weight, block).abs().amax(dim=1)
+    return codes_nf4(weight, scale, block), scale
+
+
+def _blocks(weight: Tensor, block: int) -> Tensor:
     w = weight.detach().to(torch.float32).reshape(-1)
-    blocks = F.pad(w, (0, -w.numel() % block)).reshape(-1, block)
-    scale = blocks.abs().amax(dim=1)
-    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return F.pad(w, (0, -w.numel() % block)).reshape(-1, block)
+
+
+def codes_nf4(weight: Tensor, scale: Tensor, block: int) -> Tensor:
+    """Flat packed uint8: the nearest level of each block's ``scale``, 0 where that is not
+    positive.
+    """
+    w, blocks = weight.detach().reshape(-1), _blocks(weight, block)
+    safe = torch.where(scale > 0, scale, float("inf"))
     levels = torch.tensor(LEVELS, device=w.device)
     middles = (levels[1:] + levels[:-1]) / 2
     codes = torch.bucketize(blocks / safe.unsqueeze(1), middles).to(torch.uint8).reshape(-1)
     codes = codes[: w.numel() + w.numel() % 2].contiguous()
     if codes.numel() % 2:
         codes = F.pad(codes, (0, 1))
-    return codes[0::2] | (codes[1::2] << 4), scale
+    return codes[0::2] | (codes[1::2] << 4)
 
 
 def quantize_scales(scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,11 +181,12 @@ class NF4Linear(PackedForm):
     def fill(self, weight: Tensor) -> None:
         """Take a float weight ``(out_features, in_features)`` over, quantized."""
         packed, scale = quantize_nf4(weight, self.block)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.scale = scale
         if self.packed_scales:
             self.scale, self.step, self.mean = quantize_scales(scale)
-        else:
-            self.scale = scale
+            held = dequantize_scales(self.scale, self.step, self.mean)
+            packed = codes_nf4(weight, held, self.block)
+        self.weight = nn.Parameter(packed, requires_grad=False)
 
     def matrix(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dequantized weight ``(out_features, in_features)``, without the adapter."""

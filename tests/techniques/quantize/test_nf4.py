@@ -153,3 +153,20 @@ def test_it_refuses_what_it_cannot_hold():
     assert refused["patch:weight"] == "only linear layers take NormalFloat weights"
     alone = Workload(nn.Linear(4, 4), (torch.randn(1, 4),))
     assert not NF4().sites(alone, capture(alone)).ok
+
+
+def test_values_take_the_nearest_level_of_the_scale_that_is_held():
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 40)
+    layer.weight.data *= torch.logspace(-3, 1, 40).unsqueeze(1)
+    form = packed(layer, double=True)
+    held = nf4.dequantize_scales(form.scale, form.step, form.mean)
+    w, got = layer.weight.detach(), form.matrix()
+    off, levels = (w - got).abs(), torch.tensor(LEVELS)
+    usable = held > 0
+    nearest = (w[:, :, None] - levels * held[:, None, None]).abs().amin(-1)
+    assert usable.sum() > 20
+    assert torch.allclose(off[usable], nearest[usable], atol=1e-6)
+    assert (got[~usable] == 0).all()
+    first = nf4.dequantize_nf4(quantize_nf4(w, 64)[0], held, 40, 64, 64, torch.float32)
+    assert (w - got).norm() < (w - first).norm()
