@@ -1,18 +1,21 @@
 """The native engine's kernels against oneDNN (through torch), shape by shape, on one core.
 
-    python benchmarks/native_kernels.py [--isa amx] [--rounds 40] [--only conv] --json FILE
+    [ONEDNN_MAX_CPU_ISA=AVX2] python benchmarks/native_kernels.py [--isa avx2] [--rounds 40]
+        [--only conv] --json benchmarks/results/native_kernels_avx2.json
 
 The two take turns, the shortest time of each counts, and a row is printed only after both outputs
 agreed. oneDNN gets weights reordered ahead (`mkldnn::_linear_pointwise`,
 `mkldnn::_convolution_pointwise`), NHWC activations and no epilogue but the bias; int8 rows have no
-peer here. Bandwidth-bound rows give bytes of weights per second and the share of this machine's
-read bandwidth over the same bytes.
+peer here. oneDNN takes the best instructions of this machine unless its own variable holds it back; the
+file names what it was allowed. Bandwidth-bound rows give bytes of weights per second and the share
+of this machine's read bandwidth over the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -323,6 +326,8 @@ def main() -> None:
         document = {
             "schema": 1,
             "isa": isa,
+            "peer_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "all"),
+            "rounds": rounds,
             "threads": 1,
             "rows": rows,
             "machine": machine if isinstance(machine, dict) else machine.model_dump(mode="json"),

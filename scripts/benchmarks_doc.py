@@ -136,6 +136,44 @@ def native(body: dict[str, Any]) -> list[str]:
     ]
 
 
+def shapes(levels: list[dict[str, Any]]) -> list[str]:
+    """Our kernels against oneDNN's, shape by shape."""
+    rows: list[list[str]] = []
+    for body in levels:
+        # Without tiles of bf16 the peer, which has them, is none.
+        for dtype in ("float32", "bfloat16") if body["isa"] == "amx" else ("float32",):
+            found = [r for r in body["rows"] if r["dtype"] == dtype and r.get("ratio")]
+            if not found:
+                continue
+            ratios = [r["ratio"] for r in found]
+            slow = [f"{r['shape']} {r['ratio']:.2f}x" for r in found if r["ratio"] < 0.95]
+            mean = math.exp(sum(math.log(x) for x in ratios) / len(ratios))
+            of_both = f"{body['isa']}, oneDNN {body['peer_isa']}"
+            told = "; ".join(slow[:6]) + (f"; {len(slow) - 6} more" if len(slow) > 6 else "")
+            rows.append(
+                [of_both, dtype, f"{len(found) - len(slow)} of {len(found)}", f"{mean:.2f}x", told]
+            )
+    packed = [
+        f"{r['shape'].removeprefix('matvec ')} {r['bandwidth_share']:.2f}"
+        for body in levels[-1:]
+        for r in body["rows"]
+        if "bandwidth_share" in r
+    ]
+    return [
+        "## Kernels against oneDNN, shape by shape",
+        "",
+        "`python benchmarks/native_kernels.py --isa LEVEL`: one core, weights packed ahead on both"
+        " sides, outputs compared, the shortest of each. oneDNN's time over ours.",
+        "",
+        *table(["level", "dtype", "at least 0.95x", "geometric mean", "below"], rows),
+        "",
+        f"Packed matrix times vector ({levels[-1]['isa']}), share of the read bandwidth over the"
+        f" same bytes: {', '.join(packed)}.",
+        "",
+        f"{machine(levels[-1])}.",
+    ]
+
+
 def kernels(body: dict[str, Any]) -> list[str]:
     """Operator tasks by category: what each backend gets right, and how fast."""
     found = {(r["category"], r["backend"]): r for r in body["categories"]}
@@ -390,6 +428,10 @@ def page() -> str:
         file = RESULTS / f"{name}.json"
         if file.exists():
             parts.append("\n".join(part(json.loads(file.read_text()))) + "\n")
+        if name == "native":
+            levels = [RESULTS / f"native_kernels_{isa}.json" for isa in ("avx2", "avx512", "amx")]
+            read = [json.loads(f.read_text()) for f in levels if f.exists()]
+            parts += ["\n".join(shapes(read)) + "\n"] if read else []
     return "\n".join(parts)
 
 
