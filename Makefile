@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
   -c constraints.txt
 
-DEMO_EFFORT ?= 90s
+DEMO_EFFORT ?= 120s
 DEMO_JSON := pared/demo.json
 PYTEST_MARKS ?= not slow and not gpu
 # Two processes of one thread each: half of the tests wait for children.

@@ -58,7 +58,7 @@ def test_probe_takes_about_a_second_and_gives_both_rates() -> None:
     probe = machine.fingerprint().probe
     assert time.perf_counter() - start < 10
     assert set(probe) == {"peak_macs_s", "read_bytes_s"}
-    assert min(probe.values()) > 1e8
+    assert min(probe.values()) > 1e6  # a stalled machine was once seen at 1.4e7
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
