@@ -15,6 +15,7 @@ from paredown.nn.transformer import EncoderBlock
 from paredown.runtime import quantized_attention as qa
 from paredown.runtime.forms_low_bit import LowBitLinear
 from paredown.runtime.gate import gate
+from paredown.technique import Sites
 from paredown.techniques.quantize.norm_flow import Fed, norms
 from paredown.techniques.quantize.observe import Rows
 from paredown.techniques.quantize.ranges import (
@@ -291,3 +292,21 @@ def test_the_sites_of_one_setting_and_bad_knobs():
     bad.calibration = [torch.full((2, 17, 32), math.nan)]
     with pytest.raises(InputError, match=r"0\.attn\.qkv.*NaN"):
         done(RepQuant(), bad)
+
+
+def test_one_site_alone_leaves_the_other_linears_right():
+    """Sensitivity takes decisions for all sites and rewrites one: folded norms feed others too."""
+    workload = NETS["vit"]()
+    for block in workload.model.blocks:
+        block.norm1.weight.data.uniform_(0.2, 5)
+        block.norm1.bias.data.normal_()
+    technique = RepQuant()
+    sites = technique.sites(workload, capture(workload))
+    decisions = technique.decide(workload, sites)
+    head = Sites(("head:weight",), sites.refused)
+    alone = technique.rewrite(workload, head, decisions).workload
+    form, layer = alone.model.head, workload.model.head
+    assert type(form) is not type(layer)
+    # With the head in float again, what is before it computes as it did.
+    alone.model.head = layer
+    assert error(workload.call(), alone.call()) < 1e-5

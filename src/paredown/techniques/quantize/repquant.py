@@ -47,6 +47,7 @@ from paredown.technique import (
     Stage,
     Touches,
 )
+from paredown.techniques.quantize import smooth
 from paredown.techniques.quantize.attention_flow import attention_histograms, attentions
 from paredown.techniques.quantize.common import (
     Usage,
@@ -192,13 +193,22 @@ class RepQuant(Rewrite):
         edit = Editor(workload)
         values, tensors = decisions.values, decisions.tensors
         shifted = {p for fed in values["norms"].values() if fed["shift"] for p in fed["linears"]}
-        for path in values["norms"]:
-            for name in ("weight", "bias"):
-                if (new := tensors.get(f"{path}.{name}")) is not None:
-                    edit.tensor(path, name, new)
-        for name, path in _linears(workload, sites):
-            old: Any = edit.model.get_submodule(path)
-            edit.swap(path, self.at(sites, name).form(old, path, tensors, moved=path in shifted))
+        made = {
+            path: self.at(sites, name).form(
+                edit.model.get_submodule(path), path, tensors, moved=path in shifted
+            )
+            for name, path in _linears(workload, sites)
+        }
+        # Of some sites alone (to rank them) the other linears behind a folded norm stay in float.
+        smooth.fold(
+            edit,
+            {p: fed["linears"] for p, fed in values["norms"].items()},
+            tensors,
+            made,
+            shifted=[p for p, fed in values["norms"].items() if fed["shift"]],
+        )
+        for path, form in made.items():
+            edit.swap(path, form)
         for name, path in paths(workload, sites.ok):
             if name.endswith(":attention"):
                 own = self.at(sites, name)

@@ -171,17 +171,23 @@ def fold(
     smoothed: Mapping[str, Sequence[str]],
     tensors: Mapping[str, Tensor],
     made: Collection[str],
+    *,
+    shifted: Collection[str] = (),
 ) -> None:
     """Give norms their new parameters. A linear not in ``made``, which stays in float, takes the
-    factors in its own dtype.
+    factors in its own dtype; behind a norm in ``shifted`` it gets a bias where it has none.
     """
     for norm, linears in smoothed.items():
-        for path in (p for p in linears if p not in made):
+        new = new_of(norm, tensors)
+        for path in (p for p in linears if new and p not in made):
             layer: Any = edit.model.get_submodule(path)
-            weight, bias = layer_behind(edit.model, path, smoothed, tensors)
+            weight, offset = taken_up(layer, edit.model.get_submodule(norm), new)
             turned = weight.t().contiguous() if is_conv1d(layer) else weight
             edit.tensor(path, "weight", turned.to(layer.weight.dtype))
-            if bias is not None:
+            if layer.bias is not None:
+                bias = (layer.bias.detach().double() + offset).to(layer.bias.dtype)
                 edit.tensor(path, "bias", bias)
-        for name, value in new_of(norm, tensors).items():
+            elif norm in shifted:
+                edit.tensor(path, "bias", offset.to(layer.weight.dtype))
+        for name, value in new.items():
             edit.tensor(norm, name, value)
