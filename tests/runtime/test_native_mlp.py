@@ -13,6 +13,7 @@ from paredown import kernels, runtime
 from paredown.recipe import parse_inline
 from paredown.recipe import run as apply
 from paredown.runtime.native import mlp
+from paredown.runtime.native.plan import Step
 from paredown.workload import Workload
 
 pytestmark = pytest.mark.skipif(
@@ -116,11 +117,31 @@ def test_what_is_read_twice_stays_in_memory() -> None:
     assert ops(lower(workload(peek=True))).count("mlp") == 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "width", "together"),
+    [
+        (49, 768, False),  # each core would read all weights for half of few rows
+        (128, 768, False),
+        (197, 384, False),  # five rows are left over, and one core would wait for them
+        (192, 384, True),
+        (320, 768, True),
+        (784, 192, True),
+        (3136, 96, True),
+        (196, 96, True),  # left over too, but more is saved
+    ],
+)
+def test_the_law_takes_what_was_measured_faster(rows: int, width: int, together: bool) -> None:
+    inner = 4 * width
+    e = {"m": rows, "n": inner, "k": width, "a_type": "bfloat16", "out_type": "bfloat16"}
+    up = Step("gemm", "up", {}, (), {"w": "up"}, e)
+    down = Step("gemm", "down", {}, (), {"w": "down"}, {**e, "n": width, "k": inner})
+    weights = {"up": torch.ones(inner, width), "down": torch.ones(width, inner)}
+    assert mlp.worth(up, down, weights) == together
+
+
 def test_few_rows_are_left_to_two_kernels() -> None:
-    """All weights would be read by every core, and little is saved."""
-    rows = int(mlp.PAYS * 2 * 40)  # of which the second network's inner tensor is as wide
-    assert "mlp" not in ops(lower(workload(tokens=rows // 2 - 1)))
-    assert ops(lower(workload(tokens=rows // 2))).count("mlp") == 2
+    assert "mlp" not in ops(lower(workload(tokens=17)))
+    assert ops(lower(workload(tokens=16))).count("mlp") == 2
 
 
 def test_pruned_weights_are_left_to_kernels_that_skip_zeros() -> None:

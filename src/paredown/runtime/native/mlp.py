@@ -16,12 +16,20 @@ import torch
 from paredown.runtime.native import sparse
 from paredown.runtime.native.plan import WIDTH, Plan, Step
 
-PAYS = 0.2
+PAYS = 0.15
 """Bytes between over bytes of weights from which one kernel was not slower than two.
 
-Measured on AMX with two threads, bfloat16: 0.80 times as fast at 0.03, 0.97 at 0.08, 1.03 to 1.09
-at 0.26, 1.2 at 2 and above (docs/decisions.md).
+Measured on AMX with two threads (docs/decisions.md).
 """
+ALWAYS = 1.0
+"""The same, however many rows are left over."""
+BLOCK = 32
+"""Rows in blocks of which two cores share the work evenly.
+
+Two products share what is left by columns. One kernel cannot: a core waits for the other.
+"""
+LEFT = 1.05
+"""Most rows in whole blocks, over rows, that are worth it."""
 
 
 def pays(
@@ -55,7 +63,10 @@ def fits(plan: Plan, first: Step, second: Step, uses: Counter[str]) -> bool:
 
 def worth(first: Step, second: Step, weights: dict[str, torch.Tensor]) -> bool:
     """Whether one kernel is expected to be faster than two, none of which skips zeros."""
-    if inner_bytes(first) < PAYS * _weight_bytes(first.fields, second.fields):
+    e, p = first.fields, second.fields
+    share = inner_bytes(first) / _weight_bytes(e, p)
+    even = -(-e["m"] // BLOCK) * BLOCK <= LEFT * e["m"]
+    if share < (PAYS if even else ALWAYS):
         return False
     return all(_zeros(weights[s.constants["w"]]) < sparse.ZEROS for s in (first, second))
 

@@ -199,9 +199,10 @@ private:
 
 // ---- by vector instructions: a few rows at a time
 
-// Sums of `Rows` rows against one panel, added to those at `sums`.
+// Sums of `Rows` rows of floats against one panel, each going on from that at `sums`. Its own function: within
+// another one the compiler keeps the sums in memory.
 template <Sum S, int Rows>
-void more_rows(const char* a, int64_t stride, int64_t bytes, const char* w, char* sums) {
+__attribute__((noinline)) void more_rows(const char* a, int64_t stride, int64_t bytes, const char* w, char* sums) {
     using V = typename Dot<S>::V;
     V acc[Rows][2];
     for (int r = 0; r < Rows; ++r)
@@ -241,6 +242,21 @@ struct MlpRows {
             const int64_t offset = 0;
             sum_rows_of<S>(rows)(a, stride, &offset, 1, bytes, w, sums);
         } else {
+            go_on(a, stride, rows, bytes, w, from, sums);
+        }
+        if (to == nullptr) finish->rows(*finish, sums, row, rows);
+    }
+
+private:
+    void go_on(const char* a, int64_t stride, int rows, int64_t bytes, const char* w, const char* from, char* sums) {
+        if constexpr (is_integer(S)) {  // in any order the same
+            const int64_t offset = 0;
+            sum_rows_of<S>(rows)(a, stride, &offset, 1, bytes, w, own_);
+            for (int64_t i = 0; i < rows * kSumsRow; i += W * 4)
+                store(reinterpret_cast<int32_t*>(sums + i),
+                      add_int(load(reinterpret_cast<const int32_t*>(from + i)),
+                              load(reinterpret_cast<const int32_t*>(own_ + i))));
+        } else {
             if (from != sums) std::memcpy(sums, from, static_cast<size_t>(rows * kSumsRow));
             int r = 0;  // whole blocks but for the last
             const auto some = [&](auto count) {
@@ -251,10 +267,8 @@ struct MlpRows {
             some(std::integral_constant<int, kRows / 2>());
             some(std::integral_constant<int, 1>());
         }
-        if (to == nullptr) finish->rows(*finish, sums, row, rows);
     }
 
-private:
     alignas(64) char own_[kRows * kSumsRow];
 };
 
