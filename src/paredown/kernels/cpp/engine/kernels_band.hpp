@@ -155,26 +155,41 @@ void copy_row(const Conv& v, const char* row, int64_t channels, int64_t tap_byte
     padding(high, width);
 }
 
+// `bytes` bytes, at most a vector's, and zeros up to a whole one.
+PAREDOWN_INLINE void copy_and_clear(const char* from, char* to, int64_t bytes) {
+#ifdef __AVX512BW__
+    _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8(~uint64_t(0) >> (64 - bytes), from));
+#else
+    std::memset(to, 0, 4 * W);
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+#endif
+}
+
 // The columns of one band from its padded rows.
 inline void copy_columns(const Geometry& g, int64_t rows, const char* padded, char* to) {
     const Conv& v = g.v;
     const int64_t pixel = g.l.tap_bytes, dense = g.l.taps * pixel;
     const bool runs = v.dilation_w == 1;
-    const int64_t run = runs ? v.kw * pixel : pixel;
+    const int64_t run = runs ? v.kw * pixel : pixel, parts = runs ? 1 : v.kw;
+    // The last vector of a cell ends in zeros; what is behind it, in `rest` bytes, has to be cleared.
+    const int64_t last = run % (4 * W) == 0 ? 4 * W : run % (4 * W);
+    const int64_t rest = most(0, g.l.k_bytes - dense - (4 * W - last));
     for (int64_t line = 0; line < rows; ++line)
         for (int64_t x = 0; x < v.out_w; ++x, to += g.l.k_bytes) {
             char* cell = to;
-            for (int64_t ky = 0; ky < v.kh; ++ky) {
-                const char* row = padded + ((line * v.stride_h + ky * v.dilation_h) * g.plane_width +
-                                            x * v.stride_w) * pixel;
-                for (int64_t kx = 0; kx < v.kw; kx += runs ? v.kw : 1, cell += run)
+            const char* row = nullptr;
+            for (int64_t ky = 0; ky < v.kh; ++ky)
+                for (int64_t kx = 0; kx < parts; ++kx, cell += run) {
+                    row = padded + ((line * v.stride_h + ky * v.dilation_h) * g.plane_width + x * v.stride_w +
+                                    kx * v.dilation_w) * pixel;
                     for (int64_t i = 0; i < run; i += 4 * W) {  // may run over: the next run mends it
                         F bytes;
-                        std::memcpy(&bytes, row + kx * v.dilation_w * pixel + i, sizeof bytes);
+                        std::memcpy(&bytes, row + i, sizeof bytes);
                         std::memcpy(cell + i, &bytes, sizeof bytes);
                     }
-            }
-            std::memset(to + dense, 0, static_cast<size_t>(g.l.k_bytes - dense));
+                }
+            copy_and_clear(row + run - last, cell - last, last);
+            if (rest > 0) std::memset(to + g.l.k_bytes - rest, 0, static_cast<size_t>(rest));
         }
 }
 
