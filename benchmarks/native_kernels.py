@@ -1,7 +1,7 @@
 """The native engine's kernels against oneDNN (through torch), shape by shape, on one core.
 
     [ONEDNN_MAX_CPU_ISA=AVX2] python benchmarks/native_kernels.py [--isa avx2] [--rounds 40]
-        [--only conv] --json benchmarks/results/native_kernels_avx2.json
+        [--only conv] [--dtypes float32] --json benchmarks/results/native_kernels_avx2.json
 
 The two take turns, the shortest time of each counts, and a row is printed only after both outputs
 agreed. oneDNN gets weights reordered ahead (`mkldnn::_linear_pointwise`,
@@ -301,6 +301,11 @@ def main() -> None:
     parser.add_argument("--isa", default=kernels.isa())
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--only", default="", help="gemm, conv, depthwise, attention or matvec")
+    parser.add_argument(
+        "--dtypes",
+        default="float32,bfloat16,uint8",
+        help="oneDNN that is held back to AVX2 has no bfloat16",
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -308,7 +313,7 @@ def main() -> None:
     isa, rounds = args.isa, args.rounds
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for dtype in (F32, BF16, U8):
+        for dtype in (getattr(torch, name) for name in args.dtypes.split(",")):
             if args.only in ("", "gemm"):
                 rows += [gemm(isa, *shape, dtype, rounds) for shape in GEMMS]
             if args.only in ("", "conv"):
