@@ -35,9 +35,20 @@ from technique_results import Book, line, peers_summary, read_plan, summary
 from paredown.errors import ParedownError
 
 
-def asserted(networks: list[str], plan: dict[str, Any]) -> dict[str, technique_check.Fitness]:
-    """How fit each network is; exits with all that are not."""
-    found = {n: technique_check.fitness(technique_nets.NETWORKS[n]()) for n in networks}
+def asserted(networks: list[str], book: Book) -> dict[str, technique_check.Fitness]:
+    """How fit each network is, read from rows of the same plan where there are; exits with all
+    that are not.
+    """
+    plan = book.plan
+    known = {
+        network_of(part, r["row"]): technique_check.Fitness(**r["fit"])
+        for part, rows in book.rows.items()
+        for r in rows
+    }
+    found = {
+        n: known[n] if n in known else technique_check.fitness(technique_nets.NETWORKS[n]())
+        for n in networks
+    }
     why = {n: f.why_not(plan["fit"]) for n, f in found.items()}
     bad = [f"{n} {w}" for n, w in why.items() if w is not None]
     if bad:
@@ -80,7 +91,7 @@ def run(book: Book, part: str, rows: list[str], row: Callable[[str], dict], minu
     """Every row that is missing, until the minutes are over."""
     end = time.monotonic() + 60 * minutes
     left = [r for r in rows if part == "peers" or not book.has(part, r)]
-    fit = asserted(sorted({network_of(part, r) for r in left}), book.plan)
+    fit = asserted(sorted({network_of(part, r) for r in left}), book)
     for name in left:
         if time.monotonic() > end:
             print("time is up before", name)

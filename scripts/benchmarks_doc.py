@@ -289,6 +289,8 @@ def zoo(body: dict[str, Any]) -> list[str]:
 def techniques(body: dict[str, Any]) -> list[str]:
     """The main job with the families of issue 6 and without; ours against peers."""
     lines = ["## Families of techniques, and peers at equal bits", ""]
+    if not body["summary"]:
+        lines += ["Families: no row was run under these settings.", ""]
     for scale, s in body["summary"].items():
         done = [r for r in body["families"] if r["scale"] == scale and "verdict" in r]
         if not done:

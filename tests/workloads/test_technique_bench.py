@@ -171,8 +171,33 @@ def test_a_network_that_cannot_tell_techniques_apart_is_refused(bench, monkeypat
     monkeypatch.setattr(bench.run.technique_nets, "NETWORKS", nets)
     unfit = bench.check.Fitness(0.99, 0.5, 10)
     monkeypatch.setattr(bench.run.technique_check, "fitness", lambda _: unfit)
+    book = bench.results.Book(None, plan(), "quick", {"families": [], "peers": []})
     with pytest.raises(SystemExit, match=r"a scores 0\.990"):
-        bench.run.asserted(["a", "b"], plan())
+        bench.run.asserted(["a", "b"], book)
+    # A row of the same plan tells how fit its network is.
+    fit = {"fp32": 0.9, "plain_4bit": 0.5, "examples": 10}
+    book.rows["peers"] = [{"row": f"p/{n}", "fit": fit} for n in "ab"]
+    assert bench.run.asserted(["a", "b"], book)["b"].fp32 == 0.9
+
+
+def test_metrics_of_a_peers_row_are_taken_apart_and_kept(bench):
+    book = bench.results.Book(None, plan(), "quick", {"families": [], "peers": []})
+
+    def run(metric, value, date):
+        found = {metric: {"value": value, "verdict": "tie"}}
+        book.add("peers", {"row": "p/a", "scale": "quick", "metrics": found, "date": date})
+
+    run("score", 0.0, "first")
+    assert book.lacks("p/a", ["score", "latency"]) == ("latency",)
+    run("latency", 1.0, "second")
+    run("score", 0.5, "third")
+    (row,) = book.rows["peers"]
+    assert {m: (x["value"], x["date"]) for m, x in row["metrics"].items()} == {
+        "score": (0.5, "third"),
+        "latency": (1.0, "second"),
+    }
+    book.add("peers", {"row": "p/a", "scale": "quick", "failed": "hung"})
+    assert set(book.rows["peers"][0]["metrics"]) == {"score", "latency"}
 
 
 def test_plain_4_bits_leave_sixteen_values_and_the_original_alone(bench):
