@@ -35,7 +35,13 @@ class UnknownName(ParedownError, LookupError):
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        # A family's name is the beginning of its members'.
+        longer = sorted(k for k in known if name and k.startswith(name))
+        near = [
+            *longer,
+            *(k for k in get_close_matches(name, known, n=3, cutoff=0.5) if k not in longer),
+        ]
+        near = near[: max(3, min(len(longer), 8))]
         hint = (
             f"did you mean {', '.join(near)}?"
             if near
