@@ -148,6 +148,9 @@ def main() -> None:
         rows = [r for r in rows if wanted(r)]
         make = partial(peers_row, plan=plan, options=options, wanted=wanted)
     run(book, options.part, rows, make, options.minutes)
+    if options.json:
+        # Another run may have added rows since this one's last.
+        book = Book.open(options.json, plan, options.scale)
     book.write()
     print(
         summary(book.rows["families"], plan, options.scale)
