@@ -34,7 +34,7 @@ COLUMNS = (17, 101)
 FACTOR = 40.0
 
 WAYS: dict[str, Technique] = {
-    "one range": DynamicInt8(),
+    "one range": DynamicInt8(smooth=False),
     "vector-wise": LLMInt8(columns=0),
     "LLM.int8()": LLMInt8(columns=len(COLUMNS)),
 }

@@ -75,10 +75,13 @@ def mean_errors(
 
 
 def _computed(layer: Any, x: Tensor) -> Tensor:
-    """What a layer of an ONNX file computes, which called it does not."""
+    """What a layer of an ONNX file computes, which called it does not.
+
+    In the input's dtype: the file runs in float32 while a recipe has its parameters in bfloat16.
+    """
+    weight = layer.weight.to(x.dtype)
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
     if kind_of(layer) == "linear":
-        return F.linear(x, layer.weight, layer.bias)
-    conv: Any = _CONV[layer.weight.ndim - 2]
-    return conv(
-        x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
-    )
+        return F.linear(x, weight, bias)
+    conv: Any = _CONV[weight.ndim - 2]
+    return conv(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
