@@ -238,3 +238,14 @@ def test_goal_puts_constraints_before_cost():
     assert GOAL.met(slow_but_good)
     assert GOAL.binding(fast_but_bad) == "drop"
     assert not GOAL.met({"latency": 1e-3})
+
+
+def test_openers_leave_time_for_two_where_there_are_two(tmp_path):
+    """The promising one may miss: of three trials the opener has none, of four the second."""
+    other = next(c for c in every() if c not in (PLAIN, QUICK, SLOW))
+    latencies = {PLAIN: 10e-3, QUICK: 2e-3, SLOW: 8e-3, other: 2.1e-3}
+    seconds = dict.fromkeys(latencies, 10.0)
+    (tmp_path / "three").mkdir()
+    (tmp_path / "four").mkdir()
+    assert SLOW not in timed(tmp_path / "three", latencies, seconds, 35.0, [PLAIN, SLOW])
+    assert timed(tmp_path / "four", latencies, seconds, 45.0, [PLAIN, SLOW])[1] == SLOW

@@ -25,6 +25,8 @@ SAMPLER_EVERY = 4
 SAMPLER_FROM = 10
 """Trials before the sampler is asked at all: a short search has none to spare."""
 SAMPLER_TRIES = 4
+KEPT_FREE = 2
+"""Candidates that a plain backend leaves time for: the first may miss, or take longer."""
 LOOKED_AT = 8192
 """Of more candidates than this a fresh sample is predicted each turn: a hundred thousand would take
 seconds, and the best of so many is near the best of all."""
@@ -127,7 +129,7 @@ class Search:
         return self.store.begin(candidate), candidate
 
     def _opener(self) -> tuple[int, Candidate] | None:
-        """The next of `first`, while it leaves time for the candidate that promises most; the very
+        """The next of `first`, while it leaves time for `KEPT_FREE` of what promises most; the very
         first always runs, for it shows how long a trial takes here.
         """
         tried = self._tried()
@@ -137,7 +139,8 @@ class Search:
         others = [c for c in self._open() if c != opener] if self.outcomes else []
         needed = self.seconds(opener)
         if others:
-            needed += self.seconds(others[int(self._expected(self._estimates(others)).argmin())])
+            best = others[int(self._expected(self._estimates(others)).argmin())]
+            needed += min(KEPT_FREE, len(others)) * self.seconds(best)
         if self.outcomes and needed > self.left():
             return None
         return self.store.begin(opener), opener
