@@ -22,6 +22,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from paredown.measure.compare import interleave
 from paredown.measure.fingerprint import fingerprint
 from paredown.recipe import parse_inline
 from paredown.recipe import run as apply
+from paredown.result import Fingerprint
 from paredown.runtime.gate import gate
 from paredown.targets import resolve
 
@@ -246,7 +248,7 @@ def means(groups: list[list[dict[str, Any]]]) -> list[str]:
         if (ratio := best_ratio(rows)) is not None:
             found.setdefault((rows[0]["precision"], rows[0]["batch"]), []).append(ratio)
     return [
-        f"{precision} batch {batch}: geometric mean {math.prod(v) ** (1 / len(v)):.2f}x the best "
+        f"{precision} batch {batch}: geometric mean {geometric_mean(v):.2f}x the best "
         f"peer, worst {min(v):.2f}x, {len(v)} networks"
         for (precision, batch), v in found.items()
     ]
@@ -272,7 +274,12 @@ def main() -> None:
     if unknown := set(backends) - set(BACKENDS):
         parser.error(f"--backends takes {', '.join(BACKENDS)}, not {', '.join(sorted(unknown))}")
     jobs, groups = Jobs(), []
-    machine = fingerprint().model_dump()
+    here = fingerprint()
+    machine = here.model_dump()
+    if options.json and options.json.exists():
+        held = Fingerprint.model_validate(json.loads(options.json.read_text())["machine"])
+        if held.key != here.key:
+            parser.error(f"{options.json} holds rows of another machine: name another file")
     for network in options.networks.split(","):
         for precision in precisions:
             for batch in map(int, options.batch.split(",")):
@@ -296,8 +303,6 @@ def write(path: Path, machine: dict[str, Any], groups: list[list[dict[str, Any]]
     """The document as far as it goes, with what an earlier command left in it."""
     new = {key_of(rows[0]): rows for rows in groups if rows}
     old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if old and old["machine"]["cpu"] != machine["cpu"]:
-        raise ParedownError(f"{path} holds rows of another machine: name another file")
     command = " ".join(["python", *sys.argv])
     kept = [r | {"command": r.get("command", old["command"])} for r in old.get("rows", [])]
     rows = [r for r in kept if key_of(r) not in new]

@@ -138,8 +138,8 @@ def timed_once(name: str, backend: str, threads: int) -> tuple[list[float], int]
     from paredown.sidebyside import Subject, ready
 
     executable, workload = ready(Subject(name, target=f"zoo:{name}", backend=backend), threads)
-    clocked = Clocked(executable)
-    held = memory.torch_total(clocked, workload.inputs, workload.kwargs)  # type: ignore[arg-type]
+    clocked: Any = Clocked(executable)
+    held = memory.torch_total(clocked, workload.inputs, workload.kwargs)
     return clocked.seconds[:-1], held
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +147,7 @@ def shapes(levels: list[dict[str, Any]]) -> list[str]:
                 continue
             ratios = [r["ratio"] for r in found]
             slow = [f"{r['shape']} {r['ratio']:.2f}x" for r in found if r["ratio"] < 0.95]
-            mean = math.exp(sum(math.log(x) for x in ratios) / len(ratios))
+            mean = geometric_mean(ratios)
             of_both = f"{body['isa']}, oneDNN {body['peer_isa']}"
             told = "; ".join(slow[:6]) + (f"; {len(slow) - 6} more" if len(slow) > 6 else "")
             rows.append(
@@ -207,7 +207,7 @@ def means(faster: dict[tuple[str, int], dict[str, float]]) -> list[str]:
     """Geometric means over networks, and the least."""
     lines: list[str] = []
     for (precision, batch), found in faster.items():
-        mean = math.exp(sum(math.log(x) for x in found.values()) / len(found))
+        mean = geometric_mean(found.values())
         least = min(found, key=lambda n: found[n])
         lines.append(
             f"{precision}, batch {batch}: {mean:.2f}x in geometric mean of {len(found)},"
