@@ -28,79 +28,11 @@ struct Tiles {
     }
 };
 
-// What to bring nearer while a block is computed: the next panel's weights, a part with each block of
-// rows, to L2 (whole networks of weights live in L3 or memory).
-struct Ahead {
-    const char* weights = nullptr;
-    int64_t lines = 0;  // of weights, with each step along k
-};
-
 // Whether tiles come by a load that leaves L1 to others: what is read once for each block or panel would push
 // out what is read again and again.
 struct Pass {
     bool rows = false, weights = false;
 };
-
-template <bool Passing, int Tile>
-PAREDOWN_INLINE void load_tile(const char* p, int64_t stride) {
-    // The builtins want literal numbers.
-#define PAREDOWN_LOAD_TILE(T)                                  \
-    if constexpr (Tile == T) {                                 \
-        if constexpr (Passing) _tile_stream_loadd(T, p, stride); \
-        if constexpr (!Passing) _tile_loadd(T, p, stride);     \
-    }
-    PAREDOWN_LOAD_TILE(4)
-    PAREDOWN_LOAD_TILE(5)
-    PAREDOWN_LOAD_TILE(6)
-    PAREDOWN_LOAD_TILE(7)
-#undef PAREDOWN_LOAD_TILE
-}
-
-// Rows 0-15 of the block (and 16-31) against columns 0-15 of the panel (and 16-31). All tiles of a step are
-// loaded before the first product: one that waits for its tile would hold up those behind it.
-template <Kind K, bool TwoRows, bool TwoColumns, bool PassRows, bool PassWeights>
-void sum_tiles(const char* a, int64_t stride, const int64_t* offsets, int64_t taps, int64_t tap_bytes,
-               const char* w, char* sums, Pending& before, Ahead ahead) {
-    constexpr int64_t w_stride = kPanel * 4;
-    const int64_t steps = taps * (tap_bytes / 64);
-    const int per_step = static_cast<int>(ceil_div(before.rows, steps));
-    _tile_zero(0);
-    if constexpr (TwoColumns) _tile_zero(1);
-    if constexpr (TwoRows) _tile_zero(2);
-    if constexpr (TwoRows && TwoColumns) _tile_zero(3);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-        const char *low = a + offsets[tap], *high = low + 16 * stride;
-        for (int64_t k = 0; k < tap_bytes; k += 64, w += 16 * w_stride) {
-            load_tile<PassWeights, 6>(w, w_stride);
-            load_tile<PassRows, 4>(low + k, stride);
-            if constexpr (TwoColumns) load_tile<PassWeights, 7>(w + 64, w_stride);
-            if constexpr (TwoRows) load_tile<PassRows, 5>(high + k, stride);
-            PAREDOWN_TILE_PRODUCT(0, 4, 6);
-            if constexpr (TwoColumns) PAREDOWN_TILE_PRODUCT(1, 4, 7);
-            if constexpr (TwoRows) PAREDOWN_TILE_PRODUCT(2, 5, 6);
-            if constexpr (TwoRows && TwoColumns) PAREDOWN_TILE_PRODUCT(3, 5, 7);
-            for (int64_t i = 0; i < ahead.lines; ++i, ahead.weights += 64) _mm_prefetch(ahead.weights, _MM_HINT_T1);
-            before.step(per_step);
-        }
-    }
-    before.flush();
-    _tile_stored(0, sums, w_stride);
-    if constexpr (TwoColumns) _tile_stored(1, sums + 64, w_stride);
-    if constexpr (TwoRows) _tile_stored(2, sums + 16 * w_stride, w_stride);
-    if constexpr (TwoRows && TwoColumns) _tile_stored(3, sums + 16 * w_stride + 64, w_stride);
-}
-
-using SumTiles = void (*)(const char*, int64_t, const int64_t*, int64_t, int64_t, const char*, char*, Pending&,
-                          Ahead);
-
-template <Kind K, bool PassRows, bool PassWeights>
-SumTiles sum_tiles_of(bool two_rows, bool two_columns) {
-    if (two_rows)
-        return two_columns ? sum_tiles<K, true, true, PassRows, PassWeights>
-                           : sum_tiles<K, true, false, PassRows, PassWeights>;
-    return two_columns ? sum_tiles<K, false, true, PassRows, PassWeights>
-                       : sum_tiles<K, false, false, PassRows, PassWeights>;
-}
 
 template <Kind K>
 SumTiles sum_tiles_of(bool two_rows, bool two_columns, Pass pass) {
@@ -177,7 +109,7 @@ void tile_product(const Conv& v, int64_t begin, int64_t end, void* scratch) {
             Ahead ahead;
             ahead.weights = w + g.l.panel_bytes() + block * part * 64;
             ahead.lines = ceil_div(part, taps * (tap_bytes / 64));
-            sum(at, stride, offsets, taps, tap_bytes, w, now.sums, before, ahead);
+            sum(at, stride, offsets, taps, tap_bytes, w, nullptr, now.sums, before, ahead);
             now.finish = &f;
             now.clear();
             const int skipped = static_cast<int>(fresh - start);
@@ -212,8 +144,8 @@ struct TileAttention {
     static void multiply(const char* a, int64_t stride, int rows, int64_t bytes, const char* w, float* sums) {
         Pending none;  // nothing waits: the epilogue of attention is not one of rows
         const int64_t offset = 0;
-        sum_tiles_of<Kind::bf16, false, false>(rows > 16, true)(a, stride, &offset, 1, bytes, w,
-                                                  reinterpret_cast<char*>(sums), none, Ahead());
+        sum_tiles_of<Kind::bf16, false, false>(rows > 16, true)(a, stride, &offset, 1, bytes, w, nullptr,
+                                                                reinterpret_cast<char*>(sums), none, Ahead());
     }
 };
 
@@ -234,7 +166,7 @@ struct TileProduct {
         else
             sum = a_type == DType::u8 ? sum_tiles_of<Kind::u8s8, false, false>(rows > 16, true)
                                       : sum_tiles_of<Kind::s8s8, false, false>(rows > 16, true);
-        sum(a, stride, &offset, 1, bytes, w, sums, none, Ahead());
+        sum(a, stride, &offset, 1, bytes, w, nullptr, sums, none, Ahead());
     }
 };
 

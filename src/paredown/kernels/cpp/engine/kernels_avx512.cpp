@@ -1,7 +1,7 @@
 // Product kernels on AVX-512 F, BW, DQ and VL: 32 registers of 16 floats.
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
-#include "kernels_mlp.hpp"
+#include "kernels_mlp_rows.hpp"
 #include "kernels_sparse_masked.hpp"
 #include "kernels_sparse_single.hpp"
 #include "kernels_vector.hpp"

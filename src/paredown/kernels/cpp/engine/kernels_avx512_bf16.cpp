@@ -2,7 +2,7 @@
 #include "kernels_attention.hpp"
 #include "kernels_expand.hpp"
 #include "kernels_matvec_vnni.hpp"
-#include "kernels_mlp.hpp"
+#include "kernels_mlp_rows.hpp"
 #include "kernels_sparse_masked.hpp"
 #include "kernels_vector.hpp"
 

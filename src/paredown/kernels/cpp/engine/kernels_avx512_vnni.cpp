@@ -1,7 +1,7 @@
 // Product kernels on AVX-512 VNNI: quads of bytes.
 #include "kernels_expand.hpp"
 #include "kernels_matvec_vnni.hpp"
-#include "kernels_mlp.hpp"
+#include "kernels_mlp_rows.hpp"
 #include "kernels_sparse_masked.hpp"
 
 namespace paredown::engine {

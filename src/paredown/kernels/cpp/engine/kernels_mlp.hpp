@@ -15,12 +15,6 @@ constexpr int64_t kManyPasses = 6;
 // Bytes of weights. Integers were faster with less: their rows are read beside the panel, not past it.
 constexpr int64_t slice_panel(Sum s) { return is_integer(s) ? 16 << 10 : 24 << 10; }
 
-// Weights that the next blocks of rows will read: brought nearer, `lines` with every 64 bytes of k.
-struct Coming {
-    const char* weights = nullptr;
-    int64_t lines = 0;
-};
-
 template <class P>
 struct MlpPlan {
     Layout first, second;
@@ -142,7 +136,7 @@ private:
                 const bool here = r >= copied_;
                 const char* a = here ? scratch_ + (r - copied_) * k : in_ + r * pixel_;
                 product_.multiply(g.a_type, a, here ? k : pixel_, rows_of(b), k, w, nullptr, nullptr, &finish, r,
-                                  coming(next, p_.first.panel_bytes(), b, k));
+                                  ahead(next, p_.first.panel_bytes(), b, k));
             }
         }
         const int64_t dense = columns * element_size(S), padded = round_up(dense, granule(S));
@@ -175,14 +169,14 @@ private:
                 const int64_t r = b * P::kBlock;
                 product_.multiply(g.a_type, hidden_ + r * p_.hidden_stride, p_.hidden_stride, rows_of(b), k, w,
                                   fresh ? nullptr : sums, last ? nullptr : sums, last ? &finish : nullptr, row_ + r,
-                                  coming(next, k * kPanel, b, k));
+                                  ahead(next, k * kPanel, b, k));
                 sums += P::kBlock * kSumsRow;
             }
         }
     }
 
     // The part of `bytes` at `next` that is brought nearer with block b.
-    Coming coming(const char* next, int64_t bytes, int64_t b, int64_t k) const {
+    Ahead ahead(const char* next, int64_t bytes, int64_t b, int64_t k) const {
         if (next == nullptr) return {};
         const int64_t part = ceil_div(bytes, blocks_ * 64);
         return {next + b * part * 64, ceil_div(part, most(1, k / 64))};
@@ -195,81 +189,6 @@ private:
     char *scratch_, *hidden_, *stored_;
     const char* in_ = nullptr;
     int64_t stored_stride_ = 0, pixel_ = 0, row_ = 0, rows_ = 0, blocks_ = 0, copied_ = 0;
-};
-
-// ---- by vector instructions: a few rows at a time
-
-// Sums of `Rows` rows of floats against one panel, each going on from that at `sums`. Its own function: within
-// another one the compiler keeps the sums in memory.
-template <Sum S, int Rows>
-__attribute__((noinline)) void more_rows(const char* a, int64_t stride, int64_t bytes, const char* w, char* sums) {
-    using V = typename Dot<S>::V;
-    V acc[Rows][2];
-    for (int r = 0; r < Rows; ++r)
-        for (int i = 0; i < 2; ++i) std::memcpy(&acc[r][i], sums + (r * kPanel + i * W) * 4, sizeof acc[r][i]);
-    const char* base[(Rows + 2) / 3];  // as in sum_rows
-    for (int i = 0; i < (Rows + 2) / 3; ++i) {
-        base[i] = a + 3 * i * stride;
-        asm("" : "+r"(base[i]));
-    }
-    for (int64_t k = 0; k < bytes; k += 4, w += kPanel * 4) {
-        F b0, b1;
-        std::memcpy(&b0, w, sizeof b0);
-        std::memcpy(&b1, w + 4 * W, sizeof b1);
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-            const F x = broadcast(base[r / 3] + r % 3 * stride + k);
-            acc[r][0] = Dot<S>::add(acc[r][0], x, b0);
-            acc[r][1] = Dot<S>::add(acc[r][1], x, b1);
-        }
-    }
-    for (int r = 0; r < Rows; ++r)
-        for (int i = 0; i < 2; ++i) std::memcpy(sums + (r * kPanel + i * W) * 4, &acc[r][i], sizeof acc[r][i]);
-}
-
-template <Sum S>
-struct MlpRows {
-    static constexpr Sum kSum = S;
-    static constexpr int kUnit = kRows, kBlock = kRows, kWhole = 1;
-    void start() {}
-    void settle() {}
-    void stop() {}
-    // From nothing where `from` is null; to be finished where `to` is.
-    void multiply(DType, const char* a, int64_t stride, int rows, int64_t bytes, const char* w, const char* from,
-                  char* to, const Finish* finish, int64_t row, Coming) {
-        char* sums = to == nullptr ? own_ : to;
-        if (from == nullptr) {
-            const int64_t offset = 0;
-            sum_rows_of<S>(rows)(a, stride, &offset, 1, bytes, w, sums);
-        } else {
-            go_on(a, stride, rows, bytes, w, from, sums);
-        }
-        if (to == nullptr) finish->rows(*finish, sums, row, rows);
-    }
-
-private:
-    void go_on(const char* a, int64_t stride, int rows, int64_t bytes, const char* w, const char* from, char* sums) {
-        if constexpr (is_integer(S)) {  // in any order the same
-            const int64_t offset = 0;
-            sum_rows_of<S>(rows)(a, stride, &offset, 1, bytes, w, own_);
-            for (int64_t i = 0; i < rows * kSumsRow; i += W * 4)
-                store(reinterpret_cast<int32_t*>(sums + i),
-                      add_int(load(reinterpret_cast<const int32_t*>(from + i)),
-                              load(reinterpret_cast<const int32_t*>(own_ + i))));
-        } else {
-            if (from != sums) std::memcpy(sums, from, static_cast<size_t>(rows * kSumsRow));
-            int r = 0;  // whole blocks but for the last
-            const auto some = [&](auto count) {
-                constexpr int n = decltype(count)::value;
-                for (; r + n <= rows; r += n) more_rows<S, n>(a + r * stride, stride, bytes, w, sums + r * kSumsRow);
-            };
-            some(std::integral_constant<int, kRows>());
-            some(std::integral_constant<int, kRows / 2>());
-            some(std::integral_constant<int, 1>());
-        }
-    }
-
-    alignas(64) char own_[kRows * kSumsRow];
 };
 
 // Products of one type of activations; others stay with the table that this is added to.
@@ -296,9 +215,6 @@ struct MlpOf {
         t.mlp = {units, scratch, run, grain};
     }
 };
-
-template <Sum... S>
-void add_mlps(Kernels& t) { (MlpOf<MlpRows<S>>::add(t), ...); }
 
 }  // namespace
 }  // namespace paredown::engine

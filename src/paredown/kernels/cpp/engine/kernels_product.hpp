@@ -17,6 +17,13 @@ struct LineBlocks {
         : per_line(ceil_div(g.line, MaxRows)), size(ceil_div(g.line, per_line)), total(g.lines * per_line) {}
 };
 
+// Weights that the next blocks of rows will read, brought nearer (to L2: whole networks of weights live in L3
+// or memory) while others are computed.
+struct Ahead {
+    const char* weights = nullptr;
+    int64_t lines = 0;  // with each 64 bytes of k
+};
+
 inline Conv as_conv(const Gemm& g) {
     Conv v;
     v.in = g.a;
@@ -154,32 +161,36 @@ struct Dot<Sum::bf16> {
 };
 #endif
 
+// Products of `bytes` of each of `Rows` rows, `stride` bytes apart, with a panel at `w`, which moves on.
+template <Sum S, int Rows>
+PAREDOWN_INLINE void add_rows(typename Dot<S>::V (&acc)[Rows][2], const char* a, int64_t stride, int64_t bytes,
+                              const char*& w) {
+    // Three rows per base register, at 0, 1 and 2 strides from it.
+    const char* base[(Rows + 2) / 3];
+    for (int i = 0; i < (Rows + 2) / 3; ++i) {
+        base[i] = a + 3 * i * stride;
+        asm("" : "+r"(base[i]));
+    }
+    for (int64_t k = 0; k < bytes; k += 4, w += kPanel * 4) {
+        F b0, b1;
+        std::memcpy(&b0, w, sizeof b0);
+        std::memcpy(&b1, w + 4 * W, sizeof b1);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            const F x = broadcast(base[r / 3] + r % 3 * stride + k);
+            acc[r][0] = Dot<S>::add(acc[r][0], x, b0);
+            acc[r][1] = Dot<S>::add(acc[r][1], x, b1);
+        }
+    }
+}
+
 // Sums of `Rows` rows, `stride` bytes apart, against one panel.
 template <Sum S, int Rows>
 void sum_rows(const char* a, int64_t stride, const int64_t* offsets, int64_t taps, int64_t tap_bytes,
               const char* w, void* sums) {
-    using V = typename Dot<S>::V;
-    V acc[Rows][2];
+    typename Dot<S>::V acc[Rows][2];
     for (auto& row : acc) row[0] = row[1] = Dot<S>::none();
-    for (int64_t tap = 0; tap < taps; ++tap) {
-        // Three rows per base register, at 0, 1 and 2 strides from it.
-        const char* base[(Rows + 2) / 3];
-        for (int i = 0; i < (Rows + 2) / 3; ++i) {
-            base[i] = a + offsets[tap] + 3 * i * stride;
-            asm("" : "+r"(base[i]));
-        }
-        for (int64_t k = 0; k < tap_bytes; k += 4, w += kPanel * 4) {
-            F b0, b1;
-            std::memcpy(&b0, w, sizeof b0);
-            std::memcpy(&b1, w + 4 * W, sizeof b1);
-#pragma GCC unroll 16
-            for (int r = 0; r < Rows; ++r) {
-                const F x = broadcast(base[r / 3] + r % 3 * stride + k);
-                acc[r][0] = Dot<S>::add(acc[r][0], x, b0);
-                acc[r][1] = Dot<S>::add(acc[r][1], x, b1);
-            }
-        }
-    }
+    for (int64_t tap = 0; tap < taps; ++tap) add_rows<S, Rows>(acc, a + offsets[tap], stride, tap_bytes, w);
     for (int r = 0; r < Rows; ++r)
         for (int i = 0; i < 2; ++i)
             std::memcpy(static_cast<char*>(sums) + (r * kPanel + i * W) * 4, &acc[r][i], sizeof acc[r][i]);
