@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from merged_steps import ran_by_site
 from torch import nn
 from torch.nn import functional as F
 
@@ -69,16 +70,9 @@ def test_the_bits_are_those_of_two_kernels(recipe: str, monkeypatch: pytest.Monk
 
 def test_what_ran_names_both_convolutions(tmp_path: Any) -> None:
     given = workload()
-    executable = lower(given)
-    executable.save(tmp_path)
-    loaded = runtime.backend("native").load(tmp_path, threads=2)
-    assert torch.equal(loaded(*given.inputs), executable(*given.inputs))
-    for one in (executable, loaded):
-        rows = one.executed()
-        for site in ("0.up", "0.deep", "1.up", "1.deep"):
-            ran = [r.op.partition("_")[0] for r in rows if r.site == site and r.role]
-            assert ran == (["gemm"] if site.endswith("up") else ["expand"])
-            assert [r.precision for r in rows if (r.site, r.op) == (site, "weight")] == ["float32"]
+    for ran in ran_by_site(lower(given), given, tmp_path, ("0.up", "0.deep", "1.up", "1.deep")):
+        for site, op in ran.items():
+            assert op.partition("_")[0] == ("gemm" if site.endswith("up") else "expand")
 
 
 def test_an_expansion_that_is_read_twice_stays_in_memory() -> None:

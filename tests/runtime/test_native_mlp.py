@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from merged_steps import ran_by_site
 from torch import nn
 from torch.nn import functional as F
 
@@ -100,17 +101,9 @@ def test_pairs_of_pointwise_convolutions(recipe: str, monkeypatch: pytest.Monkey
 
 def test_what_ran_names_both_products(tmp_path: Any) -> None:
     given = workload()
-    executable = lower(given)
-    executable.save(tmp_path)
-    loaded = runtime.backend("native").load(tmp_path, threads=2)
-    assert torch.equal(loaded(*given.inputs), executable(*given.inputs))
-    for one in (executable, loaded):
-        rows = one.executed()
-        for site in ("0.up", "0.down", "1.up", "1.down"):
-            ran = [r.op.rpartition("_")[0] for r in rows if r.site == site and r.role]
-            assert len(ran) == 1
-            assert ran[0].startswith("gemm" if site.endswith("up") else "mlp")
-            assert [r.precision for r in rows if (r.site, r.op) == (site, "weight")] == ["float32"]
+    for ran in ran_by_site(lower(given), given, tmp_path, ("0.up", "0.down", "1.up", "1.down")):
+        for site, op in ran.items():
+            assert op.startswith("gemm_" if site.endswith("up") else "mlp_")
 
 
 def test_what_is_read_twice_stays_in_memory() -> None:
